@@ -1,0 +1,53 @@
+"""An offline-tolerant write-behind cache: the storage backend of Tactus procedures in Plexus."""
+
+from plexus_tactus_cache.adapter import PlexusStorageAdapter
+from plexus_tactus_cache.cache import ProcedureCache
+from plexus_tactus_cache.client import PlexusClient
+from plexus_tactus_cache.document import (
+    CacheStatus,
+    CheckpointEntry,
+    ProcedureMetadata,
+    ProcedureStatus,
+    SourceLocation,
+    SyncReport,
+)
+from plexus_tactus_cache.errors import (
+    CacheClosed,
+    CacheCorrupted,
+    EndpointMismatch,
+    LocalStoreError,
+    ProcedureNotFound,
+    RemoteUnavailable,
+    RunSuperseded,
+    StorageError,
+    StoreBusy,
+    StoreFull,
+    StoreReadOnly,
+    ValueNotSerializable,
+)
+from plexus_tactus_cache.settings import CacheSettings
+
+__all__ = [
+    "CacheClosed",
+    "CacheCorrupted",
+    "CacheSettings",
+    "CacheStatus",
+    "CheckpointEntry",
+    "EndpointMismatch",
+    "LocalStoreError",
+    "PlexusClient",
+    "PlexusStorageAdapter",
+    "ProcedureCache",
+    "ProcedureMetadata",
+    "ProcedureNotFound",
+    "ProcedureStatus",
+    "RemoteUnavailable",
+    "RunSuperseded",
+    "SourceLocation",
+    "StorageError",
+    "StoreBusy",
+    "StoreFull",
+    "StoreReadOnly",
+    "SyncReport",
+    "ValueNotSerializable",
+]

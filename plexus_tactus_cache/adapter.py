@@ -1,0 +1,194 @@
+"""PlexusStorageAdapter: the Tactus StorageBackend of one procedure, a drop-in for Plexus's class of this name."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from plexus_tactus_cache.codec import encode
+from plexus_tactus_cache.document import ASYNC_PROCEDURES, CheckpointEntry, NamedCheckpoint, ProcedureMetadata
+from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.records import Changes, key_text
+
+if TYPE_CHECKING:
+    from plexus_tactus_cache.cache import ProcedureCache
+    from plexus_tactus_cache.client import GraphQLClient
+    from plexus_tactus_cache.live import LiveDocument
+    from plexus_tactus_cache.settings import CacheSettings
+
+__all__ = ["ASYNC_PROCEDURES", "PlexusStorageAdapter"]
+
+
+class PlexusStorageAdapter:
+    """Stores checkpoints, state and status of procedures locally, and in Plexus as soon as it can be reached.
+
+    Every method takes a procedure id, as Tactus's protocol wants; they need not be the adapter's own. No method
+    waits for the network, but for the first one that touches a procedure, and that at most `load_timeout`
+    (plexus_tactus_cache.settings). When a write returns, it survives a power cut.
+
+    All of them raise CacheClosed after the cache was closed, LocalStoreError when the local store fails; those that
+    write raise ValueNotSerializable, and store nothing, for a value that would not come back as it was.
+    """
+
+    def __init__(
+        self,
+        client: GraphQLClient | None,
+        procedure_id: str,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        settings: CacheSettings | None = None,
+    ) -> None:
+        """Use this process's one cache for `directory` (arguments as for ProcedureCache)."""
+        from plexus_tactus_cache.cache import shared_cache  # the cache hands out adapters, so it imports this module
+
+        self._begin(shared_cache(client, directory, settings), procedure_id)
+
+    @classmethod
+    def _on(cls, cache: ProcedureCache, procedure_id: str) -> PlexusStorageAdapter:
+        adapter = cls.__new__(cls)
+        adapter._begin(cache, procedure_id)
+        return adapter
+
+    def _begin(self, cache: ProcedureCache, procedure_id: str) -> None:
+        self._cache = cache
+        self.procedure_id = procedure_id
+        self._introduced: set[str] = set()
+
+    def _meet(self, procedure_id: str) -> ProcedureCache:
+        """The cache, with Plexus asked once about the procedure."""
+        if procedure_id not in self._introduced:
+            self._cache.introduce(procedure_id)
+            self._introduced.add(procedure_id)
+        return self._cache
+
+    # --- whole documents ----------------------------------------------------------------------------------
+
+    def load_procedure_metadata(self, procedure_id: str) -> ProcedureMetadata:
+        """The live object of this process: change it and save it. All callers get the same one.
+
+        Raises RemoteUnavailable if the procedure is not stored here, Plexus is out of reach and `on_unreachable`
+        is `raise`.
+        """
+        return cast(ProcedureMetadata, self._meet(procedure_id).load(procedure_id))
+
+    def save_procedure_metadata(self, procedure_id_or_metadata: Any, metadata: Any = None) -> None:
+        """Store `metadata`: `(procedure_id, metadata)` as Tactus calls it, or `(metadata)` as Plexus does.
+
+        An object from `load_procedure_metadata` is compared with what it last saw, and what changed is stored;
+        one that the caller built replaces the document. Raises RunSuperseded when the log was changed elsewhere
+        in a way that this object's log does not go on from.
+        """
+        if metadata is None:
+            metadata = procedure_id_or_metadata
+            procedure_id = metadata.procedure_id
+        else:
+            procedure_id = procedure_id_or_metadata
+        self._meet(procedure_id).save(procedure_id, metadata)
+
+    def update_procedure_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None = None) -> None:
+        """Set the status, and the message that it waits for (None: for none)."""
+
+        def change(live: LiveDocument) -> Changes:
+            live.metadata.status, live.metadata.waiting_on_message_id = status, waiting_on_message_id
+            live.status = (status, waiting_on_message_id)
+            return Changes(status=live.status)
+
+        self._meet(procedure_id).change(procedure_id, change)
+
+    # --- state --------------------------------------------------------------------------------------------
+
+    def get_state(self, procedure_id: str) -> dict[str, Any]:
+        """The live state; what is changed in it in place is stored with the next save of the whole object."""
+        return self.load_procedure_metadata(procedure_id).state
+
+    def set_state(self, procedure_id: str, state: dict[str, Any]) -> None:
+        """Replace the whole state."""
+        _check(state, "state")
+
+        def change(live: LiveDocument) -> None:
+            live.metadata.state.update(state)
+            for key in [key for key in live.metadata.state if key not in state]:
+                del live.metadata.state[key]
+
+        self._meet(procedure_id).change(procedure_id, change)
+
+    def state_get(self, procedure_id: str, key: str, default: Any = None) -> Any:
+        """The value of one key."""
+        return self.get_state(procedure_id).get(key, default)
+
+    def state_set(self, procedure_id: str, key: str, value: Any) -> None:
+        """Store one key; other keys are not touched, whoever changed them."""
+        encoded = _check(value, f"state key {key!r}")
+        self._meet(procedure_id).set_state_key(procedure_id, key, value, encoded, key_text(key))
+
+    def state_delete(self, procedure_id: str, key: str) -> None:
+        """Delete one key; an unknown one is fine."""
+        self._meet(procedure_id).set_state_key(procedure_id, key, None, None, key_text(key))
+
+    def state_clear(self, procedure_id: str) -> None:
+        """Delete all state; checkpoints stay."""
+        self.set_state(procedure_id, {})
+
+    # --- checkpoints by name ------------------------------------------------------------------------------
+
+    def checkpoint_save(self, procedure_id: str, name: str, result: Any) -> None:
+        """Store `result` under `name`: at the end of the log, or in place of the entry of that name."""
+        _check(result, f"the result of checkpoint {name!r}")
+
+        def change(live: LiveDocument) -> None:
+            log = live.metadata.execution_log
+            position = live.position_of(name)
+            entry = NamedCheckpoint(
+                position=len(log) if position is None else position,
+                type="checkpoint",
+                result=result,
+                timestamp=dt.datetime.now(dt.UTC),
+                name=name,
+            )
+            if position is None:
+                log.append(entry)
+            else:
+                log[position] = entry
+
+        self._meet(procedure_id).change(procedure_id, change)
+
+    def checkpoint_get(self, procedure_id: str, name: str) -> Any | None:
+        """The result stored under `name`, or under a key such as `000012:agent_turn`; None if there is none."""
+        entry = self._entry(procedure_id, name)
+        return None if entry is None else entry.result
+
+    def checkpoint_exists(self, procedure_id: str, name: str) -> bool:
+        """Whether there is an entry that `checkpoint_get` finds."""
+        return self._entry(procedure_id, name) is not None
+
+    def checkpoint_clear_all(self, procedure_id: str) -> None:
+        """Forget the whole log; state stays."""
+        self._cut(procedure_id, lambda live: 0)
+
+    def checkpoint_clear_after(self, procedure_id: str, name: str) -> None:
+        """Forget the entry `name` and all after it; an unknown name is fine."""
+        self._cut(procedure_id, lambda live: live.position_of(name))
+
+    def _entry(self, procedure_id: str, name: str) -> CheckpointEntry | None:
+        cache = self._meet(procedure_id)
+        cache.load(procedure_id)
+        position = cache._live[procedure_id].position_of(name)
+        return None if position is None else cache._live[procedure_id].metadata.execution_log[position]
+
+    def _cut(self, procedure_id: str, find: Any) -> None:
+        def change(live: LiveDocument) -> None:
+            position = find(live)
+            if position is not None:
+                del live.metadata.execution_log[position:]
+                live.metadata.replay_index = min(live.metadata.replay_index, position)
+
+        self._meet(procedure_id).change(procedure_id, change)
+
+
+def _check(value: Any, where: str) -> Any:
+    """`value` encoded, before anything is changed."""
+    try:
+        return encode(value)
+    except ValueNotSerializable as error:
+        raise error.inside(where) from None

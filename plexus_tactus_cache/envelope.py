@@ -1,0 +1,267 @@
+"""The envelope: a document as the JSON in `Procedure.metadata`, and back.
+
+The known keys stay as Plexus's own adapter, dashboard, reset and clone tools write and read them (plexus-facts.md §6);
+what they do not know of is under one key of ours, `cache`:
+
+    {"format": 1, "push_id": ..., "extras": [plain, notes],
+     "parts": {"checkpoints": {"digest": ..., "notes": {key: notes}, "variables": [[plain, notes], ...]},
+               "state": {"digest": ..., "notes": {key: notes}, "keys": {plain key: key text}}, "lua_state": ...}}
+
+A part that no longer matches its digest was written by someone else: then the part wins and its notes are void.
+All other keys are *foreign*: kept, never invented.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from plexus_tactus_cache.codec import Encoded, Notes, canonical, digest
+from plexus_tactus_cache.records import Document, EntryRecord, Part, Variables, key_text, value_digest
+
+FORMAT = 1
+BOOKKEEPING = "cache"
+PARTS = ("checkpoints", "state", "lua_state")
+OWNED = frozenset({*PARTS, "replay_index", BOOKKEEPING})
+POINTER = "_s3_key"
+_POSITIONAL = re.compile(r"(\d{6,}):(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What was found in a record's metadata."""
+
+    document: Document = field(default_factory=Document)  # status is not part of the envelope
+    foreign: dict[str, Any] = field(default_factory=dict)
+    push_id: str | None = None
+    problem: str | None = None  # why it cannot be used; the rest is empty then
+    absent: bool = False  # the record has no metadata at all
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str, Any]:
+    """The metadata that carries `document` together with other writers' keys."""
+    numbers = {reference: number for number, reference in enumerate(document.variables)}
+    checkpoints: dict[str, Any] = {}
+    checkpoint_notes: dict[str, Notes] = {}
+    for key, entry in zip(entry_keys(document.log), document.log, strict=True):
+        checkpoints[key] = _write_entry(key, entry, numbers)
+        if entry.notes:
+            checkpoint_notes[key] = entry.notes
+    state, state_book = _write_part(document.state)
+    lua_state, lua_book = _write_part(document.lua_state)
+    book: dict[str, Any] = {
+        "format": FORMAT,
+        "push_id": push_id,
+        "parts": {
+            "checkpoints": {
+                "digest": digest(checkpoints),
+                "notes": checkpoint_notes,
+                "variables": [list(value) for value in document.variables.values()],
+            },
+            "state": state_book,
+            "lua_state": lua_book,
+        },
+    }
+    if document.extras is not None:
+        book["extras"] = list(document.extras)
+    return {
+        **foreign,
+        "checkpoints": checkpoints,
+        "state": state,
+        "lua_state": lua_state,
+        "replay_index": document.replay_index,
+        BOOKKEEPING: book,
+    }
+
+
+def entry_keys(log: list[EntryRecord]) -> list[str]:
+    """The key of each entry: position and type, or the given name, with a suffix where that would be ambiguous."""
+    keys: list[str] = []
+    taken: set[str] = set()
+    for position, entry in enumerate(log):
+        key = f"{position:06}:{entry.type}" if entry.name is None else entry.name
+        while key in taken or (entry.name is not None and _POSITIONAL.fullmatch(key)):
+            key += "~"
+            if _POSITIONAL.fullmatch(key):  # a suffix alone does not make it look different from ours
+                key = f"name:{key}"
+        taken.add(key)
+        keys.append(key)
+    return keys
+
+
+def _write_entry(key: str, entry: EntryRecord, numbers: dict[str, int]) -> dict[str, Any]:
+    completed_at = utc(entry.timestamp)
+    written: dict[str, Any] = {"name": key, "result": entry.result, "completed_at": completed_at}
+    optional = {
+        "run_id": entry.run_id,
+        "position": entry.position,
+        "type": entry.type,
+        "timestamp": entry.timestamp if entry.timestamp != completed_at else None,
+        "duration_ms": entry.duration_ms,
+        "input_hash": entry.input_hash,
+        "source_location": entry.source_location,
+        "checkpoint_name": entry.name,
+        "captured_vars": None
+        if entry.captured is None
+        else {name: numbers[reference] for name, reference in entry.captured.items() if reference in numbers},
+    }
+    written.update((name, value) for name, value in optional.items() if value is not None)
+    if isinstance(entry.duration_ms, float) and entry.duration_ms.is_integer():
+        written["duration_ms"] = int(entry.duration_ms)  # as AppSync will return it: the digest is over that form
+    return written
+
+
+def utc(timestamp: str) -> str:
+    """An ISO 8601 time in UTC with microseconds: Plexus's reset compares these strings. A naive time is taken as UTC."""
+    moment = dt.datetime.fromisoformat(timestamp)
+    moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+    return moment.isoformat(timespec="microseconds")
+
+
+def _write_part(part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A part and its bookkeeping. Keys that are not text get a plain name; `keys` says what they are."""
+    names: dict[str, str] = {}
+    texts = [text for text in part if text.startswith('"')]
+    for text in texts:
+        names[text] = orjson.loads(text)
+    taken = set(names.values())
+    keys: dict[str, str] = {}
+    for text in part:
+        if text not in names:
+            name = text
+            while name in taken:
+                name += "~"
+            taken.add(name)
+            names[text] = name
+            keys[name] = text
+    plain = {names[text]: value.plain for text, value in part.items()}
+    book: dict[str, Any] = {
+        "digest": digest(plain),
+        "notes": {names[text]: value.notes for text, value in part.items() if value.notes},
+    }
+    if keys:
+        book["keys"] = keys
+    return plain, book
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+class _Unusable(Exception):
+    """The metadata cannot be read as an envelope; the message says why."""
+
+
+def parse(metadata: Any) -> Envelope:
+    """What a record's `metadata` says: AWSJSON text, or already an object. Never raises: see `problem`."""
+    if metadata is None:
+        return Envelope(absent=True)
+    try:
+        return _parse(metadata)
+    except _Unusable as error:
+        return Envelope(problem=str(error))
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        # Whatever else is wrong with what another writer left: it is kept as it is, and a person told.
+        return Envelope(problem=f"the metadata in Plexus cannot be understood ({type(error).__name__})")
+
+
+def _parse(metadata: Any) -> Envelope:
+    if isinstance(metadata, (str, bytes)):
+        try:
+            metadata = orjson.loads(metadata)
+        except orjson.JSONDecodeError as error:
+            raise _Unusable("the metadata in Plexus is not JSON") from error
+    if not isinstance(metadata, dict):
+        raise _Unusable("the metadata in Plexus is not a JSON object")
+    metadata = canonical(metadata)
+    for name in PARTS:
+        part = metadata.get(name)
+        if part is not None and not isinstance(part, dict):
+            raise _Unusable(f"{name} in Plexus is not an object")
+        if part is not None and isinstance(part.get(POINTER), str):
+            raise _Unusable(f"{name} is kept in S3 ({part[POINTER]}), and attachments cannot be read yet")
+    book = metadata.get(BOOKKEEPING)
+    if not isinstance(book, dict):
+        book = {}
+    elif book.get("format") != FORMAT:
+        raise _Unusable(f"the record was written in format {book.get('format')!r} by another version of this package")
+    parts = book.get("parts", {})
+    log, variables = _read_log(metadata.get("checkpoints") or {}, parts.get("checkpoints", {}))
+    replay_index = metadata.get("replay_index") or 0
+    document = Document(
+        log=log,
+        replay_index=replay_index if isinstance(replay_index, int) else 0,
+        state=_read_part(metadata.get("state") or {}, parts.get("state", {})),
+        lua_state=_read_part(metadata.get("lua_state") or {}, parts.get("lua_state", {})),
+        extras=Encoded(*book["extras"]) if "extras" in book else None,
+        variables=variables,
+    )
+    return Envelope(
+        document=document,
+        foreign={key: value for key, value in metadata.items() if key not in OWNED},
+        push_id=book.get("push_id"),
+    )
+
+
+def _read_part(part: dict[str, Any], book: dict[str, Any]) -> Part:
+    ours = bool(book) and book["digest"] == digest(part)
+    notes = book["notes"] if ours else {}
+    keys = book.get("keys", {}) if ours else {}
+    return {keys.get(name) or key_text(name): Encoded(plain, notes.get(name, {})) for name, plain in part.items()}
+
+
+def _read_log(checkpoints: dict[str, Any], book: dict[str, Any]) -> tuple[list[EntryRecord], Variables]:
+    ours = bool(book) and book["digest"] == digest(checkpoints)
+    notes: dict[str, Notes] = book["notes"] if ours else {}
+    stored = [Encoded(*value) for value in book.get("variables", ())]
+    references = [value_digest(value) for value in stored]
+    entries = []
+    for key, value in checkpoints.items():
+        if not isinstance(value, dict):
+            raise _Unusable(f"checkpoint {key!r} in Plexus is not an object")
+        entries.append(_read_entry(key, value, notes.get(key, {}), references))
+    if all(position is not None for position, _ in entries):
+        entries.sort(key=lambda entry: entry[0] or 0)
+    else:  # written by someone who knows no positions
+        entries.sort(key=lambda entry: utc(entry[1].timestamp))
+    log = [entry._replace(position=index) if given is None else entry for index, (given, entry) in enumerate(entries)]
+    if any(given is not None and given != index for index, (given, _) in enumerate(entries)):
+        raise _Unusable("the checkpoints in Plexus have a gap in their positions")
+    used = {reference for entry in log for reference in (entry.captured or {}).values()}
+    return log, {reference: value for reference, value in zip(references, stored, strict=True) if reference in used}
+
+
+def _read_entry(key: str, value: dict[str, Any], notes: Notes, references: list[str]) -> tuple[int | None, EntryRecord]:
+    """The record and its position, None where the writer gave none."""
+    positional = _POSITIONAL.fullmatch(key)
+    position = value.get("position")
+    if position is None and positional:
+        position = int(positional[1])
+    kind = value.get("type") or (positional[2] if positional else "checkpoint")
+    captured = value.get("captured_vars")
+    duration = value.get("duration_ms")
+    return position, EntryRecord(
+        position=position or 0,
+        type=kind,
+        result=value.get("result"),
+        notes=notes,
+        timestamp=value.get("timestamp") or utc(value.get("completed_at") or "1970-01-01T00:00:00+00:00"),
+        duration_ms=None if duration is None else float(duration),
+        input_hash=value.get("input_hash"),
+        run_id=value.get("run_id"),
+        source_location=value.get("source_location"),
+        captured=None
+        if captured is None
+        else {
+            name: references[number]
+            for name, number in captured.items()
+            if isinstance(number, int) and 0 <= number < len(references)
+        },
+        name=value.get("checkpoint_name", None if positional else key),
+    )

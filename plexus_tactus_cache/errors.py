@@ -1,0 +1,83 @@
+"""The errors a caller can meet, as one tree.
+
+    StorageError
+    ├── ProcedureNotFound       neither the local store nor Plexus knows this procedure
+    ├── ValueNotSerializable    (also a TypeError) a value that no store could keep; names the path inside it
+    ├── LocalStoreError         the local directory cannot be used; nothing was acknowledged
+    │   ├── StoreReadOnly       it cannot be written
+    │   ├── StoreFull           the disk is full
+    │   ├── StoreBusy           another process held the write lock for too long
+    │   ├── CacheCorrupted      what is stored does not match its checksum
+    │   └── EndpointMismatch    the directory belongs to another API endpoint
+    ├── CacheClosed             the cache was closed
+    ├── RemoteUnavailable       Plexus was needed for this call and did not answer
+    └── RunSuperseded           the document's log went another way; this run must not go on
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class ProcedureNotFound(StorageError):
+    """Neither the local store nor Plexus knows the procedure."""
+
+    def __init__(self, procedure_id: str, advice: str = "") -> None:
+        self.procedure_id = procedure_id
+        super().__init__(f"procedure {procedure_id!r} was not found" + (f": {advice}" if advice else ""))
+
+
+class ValueNotSerializable(StorageError, TypeError):
+    """A value cannot be stored exactly; nothing was written.
+
+    `path` leads from the value that was handed over to the part of it that is to blame, as a JSON Pointer
+    (RFC 6901), the empty string being the whole value.
+    """
+
+    def __init__(self, path: str, problem: str, *, where: str = "value") -> None:
+        self.path = path
+        self.problem = problem
+        self.where = where
+        super().__init__(f"{where} cannot be stored: at {path or 'its root'!r}: {problem}")
+
+    def inside(self, where: str) -> ValueNotSerializable:
+        """The same error, saying which value of the document it was."""
+        return ValueNotSerializable(self.path, self.problem, where=where)
+
+
+class LocalStoreError(StorageError):
+    """The local store cannot do what was asked; the write was not acknowledged."""
+
+
+class StoreReadOnly(LocalStoreError):
+    """The directory or its database cannot be written."""
+
+
+class StoreFull(LocalStoreError):
+    """The disk is full; what was acknowledged before is safe."""
+
+
+class StoreBusy(LocalStoreError):
+    """Another process held the write lock longer than we wait."""
+
+
+class CacheCorrupted(LocalStoreError):
+    """A row does not match its checksum, or the database is damaged."""
+
+
+class EndpointMismatch(LocalStoreError):
+    """The directory belongs to another API endpoint: staging and production never mix."""
+
+
+class CacheClosed(StorageError):
+    """The cache was closed; open a new one on the same directory to go on."""
+
+
+class RemoteUnavailable(StorageError):
+    """Plexus was needed for this call and could not be reached in time."""
+
+
+class RunSuperseded(StorageError):
+    """The stored log went another way than the log of the object being saved; this run must not go on."""

@@ -1,0 +1,181 @@
+"""Failure classes: what came back from Plexus, turned into what to do about it. The one place that decides.
+
+| class        | what came back                                              | what is done                         |
+|--------------|-------------------------------------------------------------|--------------------------------------|
+| offline      | no connection, timeout, 5xx, an answer that is not GraphQL  | back off, probe, keep everything     |
+| throttled    | 429, a Throttling error inside a 200                        | wait as told, else back off harder   |
+| unauthorized | 401, 403, an Unauthorized error                             | pause, say so, give up leadership    |
+| conflict     | a failed condition                                          | read the record, reconcile           |
+| refused      | invalid, too large                                          | park this one, go on with the others |
+| unknown      | anything else                                               | retry with growing delay, then park  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import requests
+from gql.transport.exceptions import TransportError, TransportProtocolError, TransportServerError
+
+_MAX_MESSAGE = 200  # characters of Plexus's own words that we pass on
+
+
+class FailureClass(Enum):
+    OFFLINE = "offline"
+    THROTTLED = "throttled"
+    UNAUTHORIZED = "unauthorized"
+    CONFLICT = "conflict"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What went wrong with a request, or with one procedure of it; `retry_after` is in seconds."""
+
+    kind: FailureClass
+    message: str
+    retry_after: float | None = None
+    not_sent: bool = False  # certain that Plexus did not get to see it
+
+
+class RequestFailed(Exception):
+    """A whole request failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+        super().__init__(failure.message)
+
+
+# Fragments of AppSync's and DynamoDB's errorType. Never match on the message of a conditional failure (§2).
+_BY_TYPE = (
+    ("ConditionalCheckFailed", FailureClass.CONFLICT),
+    ("Unauthorized", FailureClass.UNAUTHORIZED),
+    ("AccessDenied", FailureClass.UNAUTHORIZED),
+    ("UnrecognizedClient", FailureClass.UNAUTHORIZED),
+    ("Throttl", FailureClass.THROTTLED),
+    ("TooManyRequests", FailureClass.THROTTLED),
+    ("ProvisionedThroughputExceeded", FailureClass.THROTTLED),
+    ("RequestLimitExceeded", FailureClass.THROTTLED),
+    ("LimitExceeded", FailureClass.THROTTLED),
+    ("ValidationException", FailureClass.REFUSED),
+    ("ValidationError", FailureClass.REFUSED),
+    ("MappingTemplate", FailureClass.REFUSED),
+    ("BadRequest", FailureClass.REFUSED),
+    ("Malformed", FailureClass.REFUSED),
+    ("Internal", FailureClass.OFFLINE),
+    ("ServiceUnavailable", FailureClass.OFFLINE),
+    ("ExecutionTimeout", FailureClass.OFFLINE),
+)
+_THROTTLE_WORDS = ("throughput exceeds the current capacity", "rate exceeded", "throttl")
+
+
+def classify_error(error: Any, *, status: int | None = None, retry_after: float | None = None) -> Failure:
+    """The class of one entry of a GraphQL `errors` list."""
+    if not isinstance(error, Mapping):
+        return Failure(FailureClass.UNKNOWN, str(error)[:_MAX_MESSAGE])
+    extensions = error.get("extensions")
+    error_type = error.get("errorType") or (extensions.get("errorType") if isinstance(extensions, Mapping) else None)
+    message = str(error.get("message") or "")[:_MAX_MESSAGE]
+    text = f"{error_type}: {message}" if error_type else message
+    by_status = None if status is None else _by_status(status)
+    if by_status is not None:
+        return Failure(by_status, text, retry_after)
+    if error_type:
+        for fragment, kind in _BY_TYPE:
+            if fragment.lower() in str(error_type).lower():
+                return Failure(kind, text, retry_after)
+    if any(words in message.lower() for words in _THROTTLE_WORDS):
+        return Failure(FailureClass.THROTTLED, text, retry_after)
+    if not error_type and not error.get("path"):  # AppSync's validation of the document itself (§3)
+        return Failure(FailureClass.REFUSED, text)
+    return Failure(FailureClass.UNKNOWN, text, retry_after)
+
+
+def _by_status(status: int) -> FailureClass | None:
+    if status in (401, 403):
+        return FailureClass.UNAUTHORIZED
+    if status == 429:
+        return FailureClass.THROTTLED
+    if status == 413:
+        return FailureClass.REFUSED
+    if status >= 500 or status == 408:
+        return FailureClass.OFFLINE
+    return None
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what it was raised from: Plexus's own client wraps the real one in a bare Exception (§7)."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def graphql_errors(error: BaseException) -> tuple[list[Any], Any] | None:
+    """`errors` and partial `data` of a GraphQL answer that a client raised, if that is what it raised."""
+    for link in chain(error):
+        errors = getattr(link, "errors", None)
+        if isinstance(errors, list) and errors:
+            return errors, getattr(link, "data", None)
+    return None
+
+
+def classify(error: BaseException, *, status: int | None = None, retry_after: float | None = None) -> Failure:
+    """The class of an exception raised by a client, ours or Plexus's own, with gql 3.5 or 4."""
+    answered = graphql_errors(error)
+    if answered is not None:
+        return classify_error(answered[0][0], status=status, retry_after=retry_after)
+    for link in chain(error):
+        response = getattr(link, "response", None)
+        if isinstance(response, requests.Response):
+            status = response.status_code
+            retry_after = retry_after_of(response.headers)
+            break
+    for link in chain(error):
+        if isinstance(link, TransportServerError):
+            status = status or link.code or 500
+            kind = _by_status(status) or FailureClass.OFFLINE
+            return Failure(kind, f"HTTP {status}", retry_after)
+        if isinstance(link, TransportProtocolError):
+            # the text of the answer stays out: it can be anything
+            return Failure(FailureClass.OFFLINE, f"HTTP {status or 200}, and the answer is not GraphQL (a captive portal?)")
+        if isinstance(link, (requests.RequestException, OSError, TransportError)):
+            return Failure(FailureClass.OFFLINE, _describe(error), not_sent=_never_left(error))
+    return Failure(FailureClass.UNKNOWN, type(error).__name__)
+
+
+def _describe(error: BaseException) -> str:
+    """The most specific exception of the chain, by name: messages of network libraries hold URLs and objects."""
+    links = list(chain(error))
+    named = [link for link in links if isinstance(link, requests.RequestException)] or links
+    name = type(named[0]).__name__
+    words = {
+        "ConnectTimeout": "connecting took too long",
+        "ReadTimeout": "no answer in time",
+        "ConnectionError": "no connection",
+        "MissingSchema": "the API URL is not a URL: it needs https://",
+        "InvalidSchema": "the API URL is not an http or https URL",
+        "InvalidURL": "the API URL is not a valid URL",
+        "SSLError": "no secure connection",
+    }
+    return words.get(name, name)
+
+
+def _never_left(error: BaseException) -> bool:
+    """Whether the connection was never made, so that nothing can have been applied."""
+    names = {type(link).__name__ for link in chain(error)}
+    return bool(names & {"NewConnectionError", "ConnectionRefusedError", "ConnectTimeout", "NameResolutionError", "gaierror"})
+
+
+def retry_after_of(headers: Mapping[str, str]) -> float | None:
+    """`Retry-After` in seconds; the form with a date is not used by AppSync."""
+    try:
+        return max(0.0, float(headers["Retry-After"]))
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,263 @@
+"""Rows: diskcache made fit to be the only copy of somebody's work.
+
+diskcache is a cache: it evicts, pickles, keeps large values in files that are never fsynced, and by default the
+last commits can vanish at a power cut (plexus-facts.md §10). `Rows` keeps its directory, its SQLite database,
+its transactions and its connection per thread, and takes all of that away: every value is bytes inside its row,
+behind a checksum; every row stays until it is deleted; every error of the database comes out as one of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diskcache
+
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
+
+DATABASE = diskcache.core.DBNAME
+_NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
+_SYNCHRONOUS = {"full": 2, "normal": 1}
+_CHECKSUM_BYTES = 4
+
+# After a fork, connections of the parent must neither be used nor closed in the child (sqlite.org/howtocorrupt,
+# §2.6); holding a reference keeps the garbage collector from closing them.
+_inherited: list[object] = []
+
+
+class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type hints
+    """Stores str keys and bytes values in the row, and refuses everything that would be unpickled."""
+
+    def put(self, key: Any) -> tuple[str, bool]:
+        if type(key) is not str:
+            raise TypeError(f"row keys are str, not {type(key).__name__}")
+        return key, True
+
+    def get(self, key: Any, raw: bool) -> str:
+        if not raw or type(key) is not str:
+            raise CacheCorrupted("the database holds a row with a pickled key; it is not read, as it was not written here")
+        return key
+
+    def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, sqlite3.Binary]:
+        if type(value) is not bytes:
+            raise TypeError(f"row values are bytes, not {type(value).__name__}")
+        return 0, diskcache.core.MODE_RAW, None, sqlite3.Binary(value)
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
+        if mode != diskcache.core.MODE_RAW or filename is not None or not isinstance(value, bytes):
+            raise CacheCorrupted("the database holds a row that was not written here; it is not read")
+        return value
+
+
+class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hints
+    """A durable, ordered map from str to bytes in one directory, for many threads and processes.
+
+    Every method raises a LocalStoreError and nothing else of the database's. A write outside `transaction` is
+    a transaction of its own.
+    """
+
+    def __init__(self, directory: Path, *, durability: str, lock_timeout: float) -> None:
+        self._pid = os.getpid()
+        self._pragma = f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}"
+        self.read_only: str | None = None
+        self.path = directory
+        directory = _prepare(directory)
+        if directory != self.path:
+            self.read_only = f"{self.path} cannot be written; serving a copy of it"
+        with self._translated():
+            super().__init__(
+                str(directory),
+                timeout=lock_timeout,
+                disk=_BytesDisk,
+                eviction_policy="none",
+                cull_limit=0,
+                statistics=0,
+                tag_index=0,
+                size_limit=_NEVER,
+                disk_min_file_size=_NEVER,
+                sqlite_journal_mode="wal",
+                sqlite_synchronous=_SYNCHRONOUS["full"],
+                sqlite_auto_vacuum=0,
+            )
+        for file in directory.glob(f"{DATABASE}*"):
+            file.chmod(0o600)
+
+    # --- connections --------------------------------------------------------------------------------------
+
+    @property
+    def _con(self) -> sqlite3.Connection:
+        """This thread's connection. Its durability is ours, whatever another opener put into the settings table."""
+        if self._pid != os.getpid():
+            self.forked()
+        known = getattr(self._local, "con", None)
+        connection: sqlite3.Connection = super()._con
+        if connection is not known:
+            connection.execute(self._pragma)
+        return connection
+
+    def forked(self) -> None:
+        """In a child process: leave the parent's connections alone and start with none."""
+        _inherited.append(self._local)
+        _inherited.append(getattr(self._local, "con", None))
+        self._local = type(self._local)()
+        self._txn_id = None
+        self._pid = os.getpid()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The one place where the database's errors become ours."""
+        try:
+            yield
+        except diskcache.Timeout as error:
+            raise self._why_no_transaction() from error
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        except OSError as error:
+            raise StoreReadOnly(f"{self.path} cannot be used: {error.strerror}") from error
+
+    def _translate(self, error: sqlite3.Error) -> LocalStoreError:
+        text = str(error)
+        if "full" in text:
+            return StoreFull(f"the disk of {self.path} is full: free some space; nothing acknowledged is lost")
+        if "readonly" in text or "unable to open" in text:
+            return StoreReadOnly(f"{self.path} cannot be written: {text}")
+        if "locked" in text or "busy" in text:
+            return StoreBusy(f"another process holds the write lock of {self.path}: {text}")
+        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+            return CacheCorrupted(f"the database in {self.path} is damaged ({text}): move the directory aside")
+        return LocalStoreError(f"the local store in {self.path} failed: {text}")
+
+    def _why_no_transaction(self) -> LocalStoreError:
+        """diskcache answers every failed BEGIN with Timeout and drops the reason: ask again for it."""
+        connection = self._con
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            return self._translate(error)
+        connection.execute("ROLLBACK")
+        return StoreBusy(f"another process held the write lock of {self.path} for {self.timeout} s")
+
+    # --- transactions -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, durable when it returns; one writer at a time in all processes."""
+        if self.read_only:
+            raise StoreReadOnly(self.read_only)
+        with self._translated():
+            try:
+                with self.transact():
+                    yield
+            except BaseException:
+                # After a full disk SQLite has rolled back by itself, or, failing at COMMIT, not at all:
+                # either way diskcache leaves a connection on which nothing works any more.
+                if self._con.in_transaction:
+                    self._con.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads inside see one state of the store and block nobody."""
+        with self._translated():
+            connection = self._con
+            if connection.in_transaction:  # a transaction is a snapshot already
+                yield
+                return
+            connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                connection.execute("ROLLBACK")
+
+    # --- rows ---------------------------------------------------------------------------------------------
+
+    def read_row(self, key: str) -> bytes | None:
+        """The bytes under `key`, or None. Raises CacheCorrupted when they are not those that were written."""
+        with self._translated():
+            value = self.get(key)
+        return None if value is None else self._checked(key, value)
+
+    def write_row(self, key: str, payload: bytes) -> None:
+        """Put `payload` under `key`."""
+        with self._translated():
+            self.set(key, _checksum(key, payload) + payload)
+
+    def delete_row(self, key: str) -> None:
+        """Forget `key`; unknown keys are fine."""
+        with self._translated():
+            self.delete(key)
+
+    def scan(self, prefix: str, start: str = "") -> list[tuple[str, bytes]]:
+        """All rows whose key starts with `prefix` and is not below `prefix + start`: (rest of key, bytes), by key.
+
+        Costs what it returns: the key index is walked from the first to the last of them.
+        """
+        with self._translated():
+            found = self._sql(
+                "SELECT key, value FROM Cache WHERE raw = 1 AND mode = 1 AND key >= ? AND key < ? ORDER BY key",
+                (prefix + start, _after(prefix)),
+            ).fetchall()
+        cut = len(prefix)
+        return [(key[cut:], self._checked(key, value)) for key, value in found]
+
+    def delete_rows(self, keys: Iterable[str]) -> None:
+        """Forget all of `keys`."""
+        for key in keys:
+            self.delete_row(key)
+
+    def delete_range(self, prefix: str, start: str = "") -> None:
+        """Forget what `scan` with the same arguments returns."""
+        with self._translated():
+            self._sql("DELETE FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix + start, _after(prefix)))
+
+    def _checked(self, key: str, value: Any) -> bytes:
+        if isinstance(value, bytes) and value[:_CHECKSUM_BYTES] == _checksum(key, value[_CHECKSUM_BYTES:]):
+            return value[_CHECKSUM_BYTES:]
+        raise CacheCorrupted(f"row {key!r} in {self.path} does not match its checksum; other procedures are not affected")
+
+
+def _checksum(key: str, payload: bytes) -> bytes:
+    """Over key and payload, so that a row that ended up under another key is noticed too."""
+    return zlib.crc32(payload, zlib.crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "big")
+
+
+def _after(prefix: str) -> str:
+    """The first key that does not start with `prefix` any more."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def _prepare(directory: Path) -> Path:
+    """The directory, private and writable; a copy of it where it holds a store that cannot be written.
+
+    Raises StoreReadOnly when there is neither.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        writable = os.access(directory, os.W_OK | os.X_OK)
+        database = directory / DATABASE
+        if writable and database.exists():
+            writable = os.access(database, os.W_OK)
+        if writable:
+            with tempfile.TemporaryFile(dir=directory):  # a read-only mount lets root pass the checks above
+                pass
+            directory.chmod(0o700)
+            return directory
+    except FileExistsError as error:
+        raise StoreReadOnly(f"{directory} is not a directory") from error
+    except OSError as error:
+        if not (directory / DATABASE).exists():
+            raise StoreReadOnly(f"{directory} cannot be created or written: {error.strerror}") from error
+    if not (directory / DATABASE).exists():
+        raise StoreReadOnly(f"{directory} cannot be written, and there is no store in it to read")
+    copy = Path(tempfile.mkdtemp(prefix="plexus-tactus-cache-"))
+    for file in directory.glob(f"{DATABASE}*"):
+        if not file.name.endswith("-shm"):  # rebuilt from the log
+            shutil.copyfile(file, copy / file.name)
+    return copy

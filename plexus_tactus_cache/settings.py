@@ -1,0 +1,56 @@
+"""Settings: every one can be given in code or as an environment variable with the prefix `PLEXUS_CACHE_`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DIRECTORY_VARIABLE = "PLEXUS_CACHE_DIR"
+APP_NAME = "plexus-tactus-cache"
+
+
+class CacheSettings(BaseSettings):
+    """How one cache behaves. Times are in seconds, sizes in bytes.
+
+    `CacheSettings(push_interval=5)` in code wins over `PLEXUS_CACHE_PUSH_INTERVAL=5` in the environment.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="PLEXUS_CACHE_", frozen=True, extra="forbid")
+
+    push_interval: float = Field(1.0, gt=0, description="writes within this time travel in one push")
+    load_timeout: float = Field(2.0, ge=0, description="how long an adapter's first load waits for Plexus")
+    request_timeout: float = Field(10.0, gt=0, description="limit for one request to Plexus")
+    close_timeout: float = Field(5.0, ge=0, description="how long close() tries to push what is pending")
+    max_backoff: float = Field(60.0, gt=0, description="longest wait between two attempts")
+    durability: Literal["full", "normal"] = Field(
+        "full", description="full: a write that returned survives a power cut; normal: it survives a crash"
+    )
+    on_unreachable: Literal["empty", "wait", "raise"] = Field(
+        "empty", description="first load of an unknown procedure while Plexus is out of reach"
+    )
+    max_request_bytes: int = Field(900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
+    lock_timeout: float = Field(60.0, gt=0, description="how long a write waits for another process's write")
+
+
+def default_directory(endpoint: str | None) -> Path:
+    """The directory where the cache of `endpoint` lives when nobody named one.
+
+    `PLEXUS_CACHE_DIR` if it is set; else one directory per endpoint below the user's *data* directory:
+    a cache directory may be purged by the system, and what is not pushed yet exists nowhere else.
+    """
+    named = os.environ.get(DIRECTORY_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    root = platformdirs.user_data_path(APP_NAME, appauthor=False)
+    if endpoint is None:
+        return root / "offline"
+    host = re.sub(r"[^A-Za-z0-9.-]+", "-", urlsplit(endpoint).netloc) or "endpoint"
+    return root / f"{host}-{hashlib.blake2b(endpoint.encode(), digest_size=4).hexdigest()}"

@@ -1,0 +1,491 @@
+"""SyncEngine: one pass that brings what is due to Plexus, and takes over what changed there.
+
+The engine works on the store, never on live objects, and has no thread: `run_once(now)` is one step that a test
+can call. Pushing one document:
+
+1. The push id and the digests of what is sent are stored durably.
+2. `updateProcedure` under the condition that the record still is the base's: one round trip.
+3. A failed condition, or no base yet: the record is read. If it carries one of our push ids without an answer,
+   that push landed and what it sent is the base. Then `reconcile` decides.
+4. Acknowledged by the version that was sent: what was written meanwhile stays dirty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import backoff
+
+from plexus_tactus_cache.codec import dumps
+from plexus_tactus_cache.document import SyncReport
+from plexus_tactus_cache.envelope import build
+from plexus_tactus_cache.errors import CacheCorrupted
+from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
+from plexus_tactus_cache.reconcile import (
+    Action,
+    Base,
+    Digests,
+    Plan,
+    Remote,
+    adopted,
+    difference,
+    digests_from_json,
+    digests_to_json,
+    merged,
+    reconcile,
+)
+from plexus_tactus_cache.records import Document
+from plexus_tactus_cache.remote import Procedures, Update
+from plexus_tactus_cache.settings import CacheSettings
+from plexus_tactus_cache.store import Header, Link, LocalStore, Pending
+
+log = logging.getLogger("plexus_tactus_cache")
+
+READ_BATCH = 10  # records in one request: 10 of 400 KB stay under AppSync's limit of 5 MB for an answer
+PUSH_BATCH = 25
+CONFLICT_ROUNDS = 3  # of reading again and pushing again in one pass
+DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that is a missing record believed
+UNKNOWN_ATTEMPTS = 8  # before an error that nobody knows parks a document
+THROTTLED_FACTOR = 4  # times longer than after an ordinary failure
+UNAUTHORIZED_FACTOR = 5  # times `max_backoff`, until a refused key is tried again
+LONGEST_RETRY_AFTER = 3600.0  # a clock that jumped must not stop us for a year
+
+
+class _LinkDown(Exception):
+    """The rest of this pass is pointless."""
+
+
+@dataclass
+class _Pass:
+    """What one pass did."""
+
+    pushed: list[str] = field(default_factory=list)
+    pulled: list[str] = field(default_factory=list)
+    merged: list[str] = field(default_factory=list)
+    parked: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def report(self, pending: Iterable[str]) -> SyncReport:
+        lists = {name: tuple(dict.fromkeys(getattr(self, name))) for name in self.__dataclass_fields__}
+        return SyncReport(**lists, pending=tuple(pending))
+
+
+class SyncEngine:
+    """Pushes and reconciles the documents of one store. One pass at a time; any thread.
+
+    Args:
+        jitter: makes a random delay, in seconds, out of the longest one.
+        new_id: makes a push id.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        procedures: Procedures,
+        settings: CacheSettings,
+        *,
+        jitter: Callable[[float], float] = backoff.full_jitter,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._store = store
+        self._procedures = procedures
+        self._settings = settings
+        self._jitter = jitter
+        self._new_id = new_id
+        self._lock = threading.Lock()
+
+    # --- when ---------------------------------------------------------------------------------------------
+
+    def next_due(self, now: float) -> float | None:
+        """When `run_once` will next have something to do; None while nothing waits."""
+        times = [self._due(pending, now) for pending in self._store.outbox().values() if pending.parked is None]
+        return max(min(times), self._link_due(self._store.link(), now)) if times else None
+
+    def _due(self, pending: Pending, now: float) -> float:
+        """When a document may travel: writes coalesce for `push_interval`, and stored times are not trusted far."""
+        coalesced = min(pending.since, now) + self._settings.push_interval
+        return max(coalesced, min(pending.due, now + self._settings.max_backoff))
+
+    def _link_due(self, link: Link, now: float) -> float:
+        if link.state == "unauthorized" and link.credentials != self._procedures.credentials:
+            return 0.0
+        longest = self._settings.max_backoff * UNAUTHORIZED_FACTOR
+        return min(link.due, now + (LONGEST_RETRY_AFTER if link.told_to_wait else longest))
+
+    def _delay(self, attempts: int, factor: float = 1.0) -> float:
+        """Exponential with full jitter and a cap."""
+        delays = backoff.expo(factor=factor, max_value=self._settings.max_backoff * max(1.0, factor / 2))  # type: ignore[arg-type]  # floats are fine
+        next(delays)  # backoff's generators begin with a None
+        longest = 0.0
+        for _ in range(min(attempts, 32)):
+            longest = next(delays)
+        return self._jitter(longest)
+
+    # --- a pass -------------------------------------------------------------------------------------------
+
+    def run_once(self, now: float, *, force: bool = False) -> SyncReport:
+        """One pass over what is due at `now` (seconds since the epoch).
+
+        `force`: what is not due yet goes too; only a Retry-After is still waited for.
+        """
+        with self._lock:
+            done = _Pass()
+            link = self._store.link()
+            waits = self._link_due(link, now) > now and (link.told_to_wait or not force)
+            if not waits:
+                due = [
+                    procedure_id
+                    for procedure_id, pending in sorted(self._store.outbox().items(), key=lambda item: item[1].since)
+                    if pending.parked is None and (force or self._due(pending, now) <= now)
+                ]
+                try:
+                    self._push_all(due, now, done)
+                except _LinkDown:
+                    pass  # recorded; everything keeps its place
+            return done.report(id_ for id_, pending in self._store.outbox().items() if pending.parked is None)
+
+    def pull(self, procedure_id: str, now: float) -> Remote | None:
+        """Read one record now and reconcile with it.
+
+        Raises RequestFailed.
+        """
+        with self._lock:
+            answer = self._procedures.get([procedure_id])[procedure_id]
+            if isinstance(answer, Failure):
+                raise RequestFailed(answer)
+            self.settle(procedure_id, answer, now)
+            return answer
+
+    def _push_all(self, ids: list[str], now: float, done: _Pass) -> None:
+        for _ in range(CONFLICT_ROUNDS):
+            ready = [pid for pid in ids if self._guarded(pid, now, done, lambda pid: not self._needs_read(pid))]
+            unread = [pid for pid in ids if pid not in set(ready) and pid not in done.parked]
+            for some in _chunks(unread, READ_BATCH):
+                ready += self._read(some, now, done)
+            conflicts: list[str] = []
+            for updates in self._batches(ready, now, done):
+                conflicts += self._send(updates, now, done)
+            if not conflicts:
+                return
+            ids = conflicts
+
+    def _guarded(self, procedure_id: str, now: float, done: _Pass, step: Callable[[str], bool]) -> bool:
+        """`step`, where a document whose rows are damaged is parked and does not stop the others."""
+        try:
+            return step(procedure_id)
+        except CacheCorrupted as error:
+            self._park(procedure_id, str(error), now, done)
+            return False
+
+    def _needs_read(self, procedure_id: str) -> bool:
+        pending = self._store.pending(procedure_id)
+        return self._store.base(procedure_id) is None or (pending is not None and pending.reread)
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def _read(self, ids: Sequence[str], now: float, done: _Pass) -> list[str]:
+        """Read the records of `ids` and reconcile: those that are to be pushed now."""
+        try:
+            answers = self._procedures.get(ids)
+        except RequestFailed as error:
+            self._request_failed(error.failure, ids, now, done)
+            return []
+        self._link_up(now)
+        ready = []
+        for procedure_id, answer in answers.items():
+            if isinstance(answer, Failure):
+                self._failed(procedure_id, answer, now, done)
+            elif self._guarded(procedure_id, now, done, lambda pid, found=answer: self.settle(pid, found, now, done)):  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                ready.append(procedure_id)
+        return ready
+
+    def settle(self, procedure_id: str, remote: Remote | None, now: float, done: _Pass | None = None) -> bool:
+        """Reconcile one document with the record just read, in one local transaction: whether it is to be pushed."""
+        done = done or _Pass()
+        with self._store.rows.transaction():
+            found = self._store.read(procedure_id)
+            header, local = found or (Header(), Document())
+            base = self._base(procedure_id)
+            pending = self._store.pending(procedure_id)
+            if base is not None and _stale(base, remote) and self._still_doubtful(procedure_id, pending, now):
+                return False
+            header, base = self._landed(procedure_id, header, base, remote)
+            plan = reconcile(base, Digests.of(local), header.dirty, remote)
+            if plan.action is Action.PARK:
+                if found is None and remote is not None:  # it exists, and cannot be used: say so in status
+                    self._store.put_header(procedure_id, header)
+                if found is not None or remote is not None:
+                    self._park(procedure_id, plan.reason, now, done)
+                return False
+            if remote is None:
+                raise RuntimeError("reconcile lets a missing record only be parked")
+            self._store.put_base(procedure_id, Base.of(remote).to_json())
+            self._store.put_sent(procedure_id, {})
+            return self._carry_out(procedure_id, plan, header, local, remote, now, done)
+
+    def _carry_out(
+        self, procedure_id: str, plan: Plan, header: Header, local: Document, remote: Remote, now: float, done: _Pass
+    ) -> bool:
+        if plan.action is Action.ADOPT:
+            self._store.adopt(procedure_id, difference(local, adopted(local, remote.document)))
+            done.pulled.append(procedure_id)
+            return False
+        if plan.action is Action.NOTHING:
+            self._store.put_header(procedure_id, dataclasses.replace(header, queued=False))
+            self._store.drop_pending(procedure_id)
+            return False
+        if plan.action is Action.MERGE:
+            self._store.write(procedure_id, difference(local, merged(local, remote.document, plan)), now)
+            done.merged.append(procedure_id)
+        pending = self._store.pending(procedure_id) or Pending(since=now)
+        self._store.put_pending(procedure_id, dataclasses.replace(pending, reread=False, doubtful_since=None))
+        return True
+
+    def _base(self, procedure_id: str) -> Base | None:
+        stored = self._store.base(procedure_id)
+        return None if stored is None else Base.from_json(stored)
+
+    def _landed(
+        self, procedure_id: str, header: Header, base: Base | None, remote: Remote | None
+    ) -> tuple[Header, Base | None]:
+        """If a push without an answer is in the record: what it sent is the base, and its version was pushed."""
+        sent = self._store.sent(procedure_id)
+        push_id = remote.envelope.push_id if remote is not None else None
+        if remote is None or push_id not in sent:
+            return header, base
+        landed = sent[push_id]
+        header = dataclasses.replace(header, pushed=max(header.pushed, landed["version"]))
+        self._store.put_header(procedure_id, header)
+        return header, Base(remote.updated_at, digests_from_json(landed["digests"]), remote.envelope.foreign)
+
+    def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
+        """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
+        if pending is None:
+            return True  # nothing to push, so nothing hangs on it
+        since = pending.doubtful_since if pending.doubtful_since is not None else now
+        if now - since >= DOUBT_SECONDS:
+            return False
+        again = dataclasses.replace(pending, reread=True, doubtful_since=min(since, now), due=now + 1.0)
+        self._store.put_pending(procedure_id, again)
+        return True
+
+    # --- pushing ------------------------------------------------------------------------------------------
+
+    def _batches(self, ids: Iterable[str], now: float, done: _Pass) -> Iterator[list[_Push]]:
+        """The pushes of `ids`, as many in one request as limits allow."""
+        batch: list[_Push] = []
+        size = 0
+        for procedure_id in ids:
+            push: list[_Push] = []
+            if not self._guarded(procedure_id, now, done, lambda pid, made=push: self._prepare(pid, made)):  # type: ignore[misc]  # as above
+                continue
+            if push[0].update.size > self._settings.max_request_bytes:
+                reason = (
+                    f"its metadata makes a request of {push[0].update.size:,} bytes, more than max_request_bytes "
+                    f"({self._settings.max_request_bytes:,}): raise that, or make the state smaller"
+                )
+                self._park(procedure_id, reason, now, done)
+                continue
+            if batch and (size + push[0].update.size > self._settings.max_request_bytes or len(batch) >= PUSH_BATCH):
+                yield batch
+                batch, size = [], 0
+            batch += push
+            size += push[0].update.size
+        if batch:
+            yield batch
+
+    def _prepare(self, procedure_id: str, into: list[_Push]) -> bool:
+        """Take a snapshot of a document and make its push; False when there is nothing to push."""
+        found = self._store.read(procedure_id)
+        base = self._base(procedure_id)
+        if found is None or base is None:
+            return False
+        header, document = found
+        sent = self._store.sent(procedure_id)
+        # the same content again is the same push: an outage does not pile up records of attempts
+        push_id = next((known for known, value in sent.items() if value["version"] == header.version), None)
+        push_id = push_id or self._new_id()
+        status = (document.status, document.waiting_on_message_id)
+        confirmed = (base.digests.status, base.digests.waiting_on_message_id)
+        update = Update(
+            procedure_id=procedure_id,
+            metadata=dumps(build(document, base.foreign, push_id)),
+            base=base,
+            status=(document.status, document.waiting_on_message_id)
+            if document.status is not None and status != confirmed
+            else None,
+        )
+        digests = Digests.of(document)
+        if document.status is None:  # not sent, so what is there stays
+            digests = dataclasses.replace(digests, status=confirmed[0], waiting_on_message_id=confirmed[1])
+        into.append(_Push(update, push_id, header.version, digests))
+        return True
+
+    def _send(self, pushes: list[_Push], now: float, done: _Pass) -> list[str]:
+        """Send one batch: the procedures whose record had moved."""
+        with self._store.rows.transaction():
+            for push in pushes:
+                sent = self._store.sent(push.procedure_id)
+                sent[push.push_id] = {"version": push.version, "digests": digests_to_json(push.digests)}
+                self._store.put_sent(push.procedure_id, sent)
+        try:
+            answers = self._procedures.update([push.update for push in pushes])
+        except RequestFailed as error:
+            if error.failure.kind is FailureClass.REFUSED and len(pushes) > 1:
+                # one bad document spoils the whole request (§3): find it
+                middle = len(pushes) // 2
+                return self._send(pushes[:middle], now, done) + self._send(pushes[middle:], now, done)
+            if error.failure.not_sent or error.failure.kind is FailureClass.REFUSED:
+                self._forget(pushes)
+            self._request_failed(error.failure, [push.procedure_id for push in pushes], now, done)
+            return []
+        self._link_up(now)
+        conflicts = []
+        for push in pushes:
+            answer = answers[push.procedure_id]
+            if isinstance(answer, str):
+                self._acknowledge(push, answer, now)
+                done.pushed.append(push.procedure_id)
+            elif answer.kind is FailureClass.CONFLICT:
+                self._update_pending(push.procedure_id, now, reread=True)
+                conflicts.append(push.procedure_id)
+            else:
+                if answer.kind is FailureClass.REFUSED:
+                    self._forget([push])
+                self._failed(push.procedure_id, answer, now, done)
+        return conflicts
+
+    def _acknowledge(self, push: _Push, updated_at: str, now: float) -> None:
+        """Plexus has version `push.version`; what was written since stays dirty."""
+        procedure_id = push.procedure_id
+        with self._store.rows.transaction():
+            header = self._store.header(procedure_id)
+            if header is None:
+                return
+            clean = header.version == push.version
+            header = dataclasses.replace(header, pushed=max(header.pushed, push.version), queued=not clean)
+            self._store.put_header(procedure_id, header)
+            self._store.put_base(procedure_id, Base(updated_at, push.digests, push.update.base.foreign).to_json())
+            self._store.put_sent(procedure_id, {})
+            if clean:
+                self._store.drop_pending(procedure_id)
+            else:
+                self._store.put_pending(procedure_id, Pending(since=now))
+
+    def _forget(self, pushes: Iterable[_Push]) -> None:
+        """These pushes certainly were not applied."""
+        with self._store.rows.transaction():
+            for push in pushes:
+                sent = self._store.sent(push.procedure_id)
+                sent.pop(push.push_id, None)
+                self._store.put_sent(push.procedure_id, sent)
+
+    # --- failures -----------------------------------------------------------------------------------------
+
+    def _request_failed(self, failure: Failure, ids: Iterable[str], now: float, done: _Pass) -> None:
+        for procedure_id in ids:
+            self._failed(procedure_id, failure, now, done)
+
+    def _failed(self, procedure_id: str, failure: Failure, now: float, done: _Pass) -> None:
+        """What a failure means for one procedure. Raises _LinkDown when it means the same for all."""
+        if failure.kind in (FailureClass.OFFLINE, FailureClass.THROTTLED, FailureClass.UNAUTHORIZED):
+            done.errors.append(f"{failure.kind.value}: {failure.message}")
+            self._link_failed(failure, now)
+            raise _LinkDown
+        done.errors.append(f"{procedure_id}: {failure.message}")
+        if failure.kind is FailureClass.REFUSED:
+            self._park(procedure_id, f"refused by Plexus: {failure.message}", now, done)
+            return
+        pending = self._store.pending(procedure_id) or Pending(since=now)
+        attempts = pending.attempts + 1
+        if attempts >= UNKNOWN_ATTEMPTS:
+            self._park(procedure_id, f"failed {attempts} times: {failure.message}", now, done)
+            return
+        due = now + self._delay(attempts)
+        self._update_pending(procedure_id, now, attempts=attempts, due=due, error=failure.message)
+
+    def _park(self, procedure_id: str, reason: str, now: float, done: _Pass) -> None:
+        log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
+        with self._store.rows.transaction():
+            header = self._store.header(procedure_id)
+            if header is not None and not header.queued:
+                self._store.put_header(procedure_id, dataclasses.replace(header, queued=True))
+            self._update_pending(procedure_id, now, parked=reason, reread=True)
+        done.parked.append(procedure_id)
+
+    def _update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
+        with self._store.rows.transaction():
+            pending = self._store.pending(procedure_id) or Pending(since=now)
+            self._store.put_pending(procedure_id, dataclasses.replace(pending, **changes))
+
+    def _link_failed(self, failure: Failure, now: float) -> None:
+        before = self._store.link()
+        attempts = before.attempts + 1
+        if failure.retry_after is not None:
+            delay = failure.retry_after
+        elif failure.kind is FailureClass.UNAUTHORIZED:
+            delay = self._settings.max_backoff * UNAUTHORIZED_FACTOR
+        else:
+            delay = self._delay(attempts, THROTTLED_FACTOR if failure.kind is FailureClass.THROTTLED else 1.0)
+        link = Link(
+            state=failure.kind.value,
+            problem=failure.message,
+            attempts=attempts,
+            due=now + delay,
+            told_to_wait=failure.retry_after is not None,
+            last_success=before.last_success,
+            credentials=self._procedures.credentials if failure.kind is FailureClass.UNAUTHORIZED else None,
+        )
+        self._put_link(link)
+        if before.state != link.state:
+            level = logging.ERROR if failure.kind is FailureClass.UNAUTHORIZED else logging.WARNING
+            log.log(level, "Plexus is out of reach (%s: %s); everything is kept and will be pushed later", link.state, link.problem)
+
+    def _link_up(self, now: float) -> None:
+        """Plexus answered: everyone's delay is lifted."""
+        before = self._store.link()
+        self._put_link(Link(state="online", last_success=now))
+        if before.state not in ("online", "unknown"):
+            log.warning("Plexus answers again")
+
+    def _put_link(self, link: Link) -> None:
+        with self._store.rows.transaction():
+            self._store.put_link(link)
+
+
+@dataclass(frozen=True)
+class _Push:
+    """One procedure's part of a request, and what its answer will confirm."""
+
+    update: Update
+    push_id: str
+    version: int
+    digests: Digests
+
+    @property
+    def procedure_id(self) -> str:
+        return self.update.procedure_id
+
+
+def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def _stale(base: Base, remote: Remote | None) -> bool:
+    """Whether a read contradicts what Plexus confirmed: the record gone, or older than we know it."""
+    return remote is None or _moment(remote.updated_at) < _moment(base.updated_at)
+
+
+def _moment(timestamp: str) -> dt.datetime:
+    moment = dt.datetime.fromisoformat(timestamp)
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
