@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import gc
 import logging
 import os
 import threading
@@ -183,7 +184,7 @@ class ProcedureCache:
         with self._writing():
             pending = self._store.pending(procedure_id)
             if pending is not None:
-                again = dataclasses.replace(pending, parked=None, attempts=0, due=0.0, error=None, reread=True)
+                again = pending._replace(parked=None, attempts=0, due=0.0, error=None, reread=True)
                 self._store.put_pending(procedure_id, again)
         self._wake()
 
@@ -318,7 +319,8 @@ class ProcedureCache:
             if self.settings.on_unreachable == "raise":
                 raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")
             if self.settings.on_unreachable == "empty":
-                log.warning(
+                log.log(
+                    logging.INFO if self._client is None else logging.WARNING,
                     "procedure %s is not stored here, and %s: it starts EMPTY; what Plexus has is kept and reconciled later",
                     procedure_id,
                     problem,
@@ -396,6 +398,10 @@ class ProcedureCache:
         header = self._store.header(procedure_id)
         if live is not None and (header is None or header.version == live.version):
             return live
+        with _collector_paused():
+            return self._read_live(procedure_id, live)
+
+    def _read_live(self, procedure_id: str, live: LiveDocument | None) -> LiveDocument:
         header, document = self._store.read(procedure_id) or (Header(), Document())
         if live is None:
             live = self._live[procedure_id] = LiveDocument.load(procedure_id, header, document)
@@ -469,6 +475,18 @@ class ProcedureCache:
             if live.version == before.version:
                 live.version = header.version
             live.note_state(key, value, encoded)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A long log is a hundred thousand new containers: the collector would walk them again and again for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _document_of(changes: Changes, replay_index: int) -> Document:

@@ -12,6 +12,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ DATABASE = diskcache.core.DBNAME
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _SYNCHRONOUS = {"full": 2, "normal": 1}
 _CHECKSUM_BYTES = 4
+_UPSERT = (
+    "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (key, raw) DO UPDATE SET store_time = excluded.store_time, value = excluded.value,"
+    " mode = excluded.mode, filename = excluded.filename"
+)
 
 # After a fork, connections of the parent must neither be used nor closed in the child (sqlite.org/howtocorrupt,
 # §2.6); holding a reference keeps the garbage collector from closing them.
@@ -180,32 +186,32 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
 
     def read_row(self, key: str) -> bytes | None:
         """The bytes under `key`, or None. Raises CacheCorrupted when they are not those that were written."""
-        with self._translated():
-            value = self.get(key)
-        return None if value is None else self._checked(key, value)
+        found = self._execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
+        return None if found is None else self._checked(key, *found)
 
     def write_row(self, key: str, payload: bytes) -> None:
-        """Put `payload` under `key`."""
-        with self._translated():
-            self.set(key, _checksum(key, payload) + payload)
+        """Put `payload` under `key`.
+
+        As diskcache's `set`, in one statement instead of two: a saved checkpoint is two rows, and its cost is ours.
+        """
+        now = time.time()
+        self._execute(_UPSERT, (*self._disk.put(key), now, now, *self._disk.store(_checksum(key, payload) + payload, False)))
 
     def delete_row(self, key: str) -> None:
         """Forget `key`; unknown keys are fine."""
-        with self._translated():
-            self.delete(key)
+        self._execute("DELETE FROM Cache WHERE key = ? AND raw = 1", (key,))
 
     def scan(self, prefix: str, start: str = "") -> list[tuple[str, bytes]]:
         """All rows whose key starts with `prefix` and is not below `prefix + start`: (rest of key, bytes), by key.
 
         Costs what it returns: the key index is walked from the first to the last of them.
         """
-        with self._translated():
-            found = self._sql(
-                "SELECT key, value FROM Cache WHERE raw = 1 AND mode = 1 AND key >= ? AND key < ? ORDER BY key",
-                (prefix + start, _after(prefix)),
-            ).fetchall()
+        found = self._execute(
+            "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY key",
+            (prefix + start, _after(prefix)),
+        ).fetchall()
         cut = len(prefix)
-        return [(key[cut:], self._checked(key, value)) for key, value in found]
+        return [(row[0][cut:], self._checked(*row)) for row in found]
 
     def delete_rows(self, keys: Iterable[str]) -> None:
         """Forget all of `keys`."""
@@ -214,12 +220,19 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
 
     def delete_range(self, prefix: str, start: str = "") -> None:
         """Forget what `scan` with the same arguments returns."""
-        with self._translated():
-            self._sql("DELETE FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix + start, _after(prefix)))
+        self._execute("DELETE FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix + start, _after(prefix)))
 
-    def _checked(self, key: str, value: Any) -> bytes:
-        if isinstance(value, bytes) and value[:_CHECKSUM_BYTES] == _checksum(key, value[_CHECKSUM_BYTES:]):
-            return value[_CHECKSUM_BYTES:]
+    def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        try:
+            return self._con.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _checked(self, key: str, mode: int, filename: str | None, value: Any) -> bytes:
+        stored = self._disk.fetch(mode, filename, value, False)
+        payload: bytes = stored[_CHECKSUM_BYTES:]
+        if stored[:_CHECKSUM_BYTES] == _checksum(key, payload):
+            return payload
         raise CacheCorrupted(f"row {key!r} in {self.path} does not match its checksum; other procedures are not affected")
 
 

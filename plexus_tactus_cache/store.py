@@ -19,10 +19,8 @@ makes a write of a document atomic.
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
 
 import orjson
@@ -34,8 +32,7 @@ from plexus_tactus_cache.rows import Rows
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """What is known of a document without reading it."""
 
     version: int = 0  # raised by every local change
@@ -53,8 +50,7 @@ class Header:
         return self.version > self.pushed
 
 
-@dataclass(frozen=True)
-class Pending:
+class Pending(NamedTuple):
     """Why and when a document will be pushed. Times are seconds since the epoch."""
 
     since: float
@@ -66,8 +62,7 @@ class Pending:
     doubtful_since: float | None = None  # reads say that the record is older than we know it, or gone
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """What the last exchanges with Plexus said about the connection."""
 
     state: str = "unknown"  # unknown, online, offline, throttled, unauthorized
@@ -165,10 +160,10 @@ class LocalStore:
         """Apply a local change: raises the version and queues the document for a push."""
         header = self.header(procedure_id) or Header()
         version = header.version + 1
-        header = dataclasses.replace(self._apply(procedure_id, header, changes, version), version=version)
+        header = self._apply(procedure_id, header, changes, version)._replace(version=version)
         if not header.queued:
             self.put_pending(procedure_id, Pending(since=now))
-            header = dataclasses.replace(header, queued=True)
+            header = header._replace(queued=True)
         self.put_header(procedure_id, header)
         return header
 
@@ -177,7 +172,7 @@ class LocalStore:
         header = self.header(procedure_id) or Header()
         version = header.version + 1 if changes else header.version
         header = self._apply(procedure_id, header, changes, version)
-        header = dataclasses.replace(header, version=version, pushed=version, queued=False)
+        header = header._replace(version=version, pushed=version, queued=False)
         self.put_header(procedure_id, header)
         self.drop_pending(procedure_id)
         return header
@@ -213,7 +208,7 @@ class LocalStore:
             updated["status"], updated["waiting_on_message_id"] = changes.status
         if changes.replay_index is not None:
             updated["replay_index"] = changes.replay_index
-        return dataclasses.replace(header, log_length=length, **updated)
+        return header._replace(log_length=length, **updated)
 
     def _sweep(self, name: str) -> int:
         """Delete the variables that no entry refers to any more: how many there were."""
@@ -230,7 +225,7 @@ class LocalStore:
         """Free what replaced entries left behind; to be called now and then, it reads the whole log."""
         header = self.header(procedure_id)
         if header is not None and (swept := self._sweep(_quoted(procedure_id))):
-            header = dataclasses.replace(header, swept=header.swept + swept)
+            header = header._replace(swept=header.swept + swept)
             self.put_header(procedure_id, header)
         return header
 
@@ -300,7 +295,7 @@ class LocalStore:
         return None if payload is None else kind(*orjson.loads(payload))
 
     def _save(self, key: str, record: Header | Pending | Link) -> None:
-        self.rows.write_row(key, orjson.dumps([getattr(record, name) for name in record.__dataclass_fields__]))
+        self.rows.write_row(key, orjson.dumps([*record]))
 
 
 def _quoted(text: str) -> str:

@@ -238,14 +238,14 @@ class SyncEngine:
             done.pulled.append(procedure_id)
             return False
         if plan.action is Action.NOTHING:
-            self._store.put_header(procedure_id, dataclasses.replace(header, queued=False))
+            self._store.put_header(procedure_id, header._replace(queued=False))
             self._store.drop_pending(procedure_id)
             return False
         if plan.action is Action.MERGE:
             self._store.write(procedure_id, difference(local, merged(local, remote.document, plan)), now)
             done.merged.append(procedure_id)
         pending = self._store.pending(procedure_id) or Pending(since=now)
-        self._store.put_pending(procedure_id, dataclasses.replace(pending, reread=False, doubtful_since=None))
+        self._store.put_pending(procedure_id, pending._replace(reread=False, doubtful_since=None))
         return True
 
     def _base(self, procedure_id: str) -> Base | None:
@@ -261,7 +261,7 @@ class SyncEngine:
         if remote is None or push_id not in sent:
             return header, base
         landed = sent[push_id]
-        header = dataclasses.replace(header, pushed=max(header.pushed, landed["version"]))
+        header = header._replace(pushed=max(header.pushed, landed["version"]))
         self._store.put_header(procedure_id, header)
         return header, Base(remote.updated_at, digests_from_json(landed["digests"]), remote.envelope.foreign)
 
@@ -272,7 +272,7 @@ class SyncEngine:
         since = pending.doubtful_since if pending.doubtful_since is not None else now
         if now - since >= DOUBT_SECONDS:
             return False
-        again = dataclasses.replace(pending, reread=True, doubtful_since=min(since, now), due=now + 1.0)
+        again = pending._replace(reread=True, doubtful_since=min(since, now), due=now + 1.0)
         self._store.put_pending(procedure_id, again)
         return True
 
@@ -370,7 +370,7 @@ class SyncEngine:
             if header is None:
                 return
             clean = header.version == push.version
-            header = dataclasses.replace(header, pushed=max(header.pushed, push.version), queued=not clean)
+            header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
             self._store.put_header(procedure_id, header)
             self._store.put_base(procedure_id, Base(updated_at, push.digests, push.update.base.foreign).to_json())
             self._store.put_sent(procedure_id, {})
@@ -416,14 +416,14 @@ class SyncEngine:
         with self._store.rows.transaction():
             header = self._store.header(procedure_id)
             if header is not None and not header.queued:
-                self._store.put_header(procedure_id, dataclasses.replace(header, queued=True))
+                self._store.put_header(procedure_id, header._replace(queued=True))
             self._update_pending(procedure_id, now, parked=reason, reread=True)
         done.parked.append(procedure_id)
 
     def _update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
         with self._store.rows.transaction():
             pending = self._store.pending(procedure_id) or Pending(since=now)
-            self._store.put_pending(procedure_id, dataclasses.replace(pending, **changes))
+            self._store.put_pending(procedure_id, pending._replace(**changes))
 
     def _link_failed(self, failure: Failure, now: float) -> None:
         before = self._store.link()
