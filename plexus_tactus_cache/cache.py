@@ -53,6 +53,7 @@ class ProcedureCache:
         directory: where; default: `PLEXUS_CACHE_DIR`, else a directory per API endpoint below the user's data
             directory.
         settings: default: from `PLEXUS_CACHE_*`.
+        background: False: no sync thread, so nothing is pushed but by `sync` and `flush`.
 
     Raises:
         StoreReadOnly: there is no store in the directory and none can be made.
@@ -65,7 +66,10 @@ class ProcedureCache:
         client: GraphQLClient | None = None,
         directory: str | os.PathLike[str] | None = None,
         settings: CacheSettings | None = None,
+        *,
+        background: bool = True,
     ) -> None:
+        self._background = background
         self.settings = settings or CacheSettings()
         self._client = client or PlexusClient.from_environment(timeout=self.settings.request_timeout)
         self.endpoint = endpoint_of(self._client)
@@ -93,8 +97,9 @@ class ProcedureCache:
         if self._client is not None and not self._store.rows.read_only:
             self._procedures = Procedures(self._client)
             self._engine = SyncEngine(self._store, self._procedures, self.settings)
-            self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
-            self._thread.start()
+            if self._background:
+                self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
+                self._thread.start()
 
     def _after_fork_in_child(self) -> None:
         """Everything that must not be shared with the parent is opened anew."""
@@ -130,7 +135,9 @@ class ProcedureCache:
                 elif request not in self._store.requests():
                     return SyncReport(pending=self._pending())
                 if time.monotonic() >= deadline:
-                    return SyncReport(pending=self._pending(), errors=("the process that syncs did not answer in time",))
+                    return SyncReport(
+                        pending=self._pending(), errors=("the process that syncs did not answer in time",)
+                    )
                 time.sleep(_POLL)
         finally:
             if request is not None:
@@ -198,7 +205,7 @@ class ProcedureCache:
         return CacheStatus(
             directory=str(self.directory),
             endpoint=self._store.endpoint if self.endpoint is None else self.endpoint,
-            connection="no client" if self._client is None else link.state,  # type: ignore[arg-type]  # stored as text
+            connection="no client" if self._client is None else link.state,
             problem=link.problem,
             procedures=len(self._store.procedure_ids()),
             dirty=len(dirty),
@@ -259,8 +266,10 @@ class ProcedureCache:
     def _push_before_close(self, deadline: float) -> None:
         """A last push, unless it is known to be pointless. In the sync thread, so that no request outlasts us."""
         link = self._store.link()
-        reachable = self._engine is not None and link.state in ("online", "unknown")
-        while reachable and time.monotonic() < deadline and any(p.parked is None for p in self._store.outbox().values()):
+        reachable = self._thread is not None and link.state in ("online", "unknown")
+        while (
+            reachable and time.monotonic() < deadline and any(p.parked is None for p in self._store.outbox().values())
+        ):
             with self._store.rows.transaction():
                 self._store.put_request("close")
             self._wake()
@@ -268,9 +277,9 @@ class ProcedureCache:
                 time.sleep(_POLL / 5)
             reachable = self._store.link().state == "online"
         pending = self._pending()
-        if pending:
+        if pending and self._thread is not None:
             log.warning(
-                "%d procedure(s) are not in Plexus yet; they are kept in %s and pushed by the next process that opens it",
+                "%d procedure(s) are not in Plexus yet; they are kept in %s, and the next process there pushes them",
                 len(pending),
                 self.directory,
             )
@@ -278,7 +287,9 @@ class ProcedureCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _dirty_versions(self) -> dict[str, int]:
@@ -314,14 +325,14 @@ class ProcedureCache:
         self._check_open()
         while True:
             problem = self._ask(procedure_id)
-            if problem is None or self._store.header(procedure_id) is not None and not self._unusable(procedure_id):
+            if problem is None or (self._store.header(procedure_id) is not None and not self._unusable(procedure_id)):
                 return
             if self.settings.on_unreachable == "raise":
                 raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")
             if self.settings.on_unreachable == "empty":
                 log.log(
                     logging.INFO if self._client is None else logging.WARNING,
-                    "procedure %s is not stored here, and %s: it starts EMPTY; what Plexus has is kept and reconciled later",
+                    "procedure %s is not stored here, and %s: it starts EMPTY; Plexus's is kept and reconciled later",
                     procedure_id,
                     problem,
                 )
@@ -380,9 +391,8 @@ class ProcedureCache:
         self._check_open()
         with self._lock:
             lock = self._document_locks.setdefault(procedure_id, threading.RLock())
-        with lock:
-            with self._writing():
-                yield
+        with lock, self._writing():
+            yield
         self._wake()
 
     def load(self, procedure_id: str) -> Any:

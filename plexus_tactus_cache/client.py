@@ -58,7 +58,9 @@ class PlexusClient:
     @property
     def credentials(self) -> str:
         """A fingerprint that changes with the key and says nothing about it."""
-        return hashlib.blake2b(f"{self.api_url} {self._api_key}".encode(), digest_size=8, person=b"plexus-cache").hexdigest()
+        return hashlib.blake2b(
+            f"{self.api_url} {self._api_key}".encode(), digest_size=8, person=b"plexus-cache"
+        ).hexdigest()
 
     def execute(self, query: str, variables: dict[str, Any] | None = None, /) -> dict[str, Any]:
         """The `data` of one GraphQL request, sent once.
@@ -93,7 +95,7 @@ class PlexusClient:
                 allow_redirects=False,  # a captive portal must not see the key
             )
             client = Client(transport=transport, fetch_schema_from_transport=False)
-            self._local.session = client.connect_sync()
+            self._local.session = client.connect_sync()  # type: ignore[no-untyped-call]
             self._local.client = client
             transport.session.hooks["response"].append(self._note)  # type: ignore[union-attr]
             self._local.pid = os.getpid()

@@ -17,8 +17,8 @@ import base64
 import datetime as dt
 import decimal
 import hashlib
-import math
 import marshal
+import math
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -153,6 +153,15 @@ _READ: dict[str, Callable[[str], Any]] = {
 }
 
 
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int),
+    (float, float),
+    (dict, dict),
+    (list, list),
+)
+
+
 class _Encoder:
     def __init__(self, *, lenient: bool) -> None:
         self.lenient = lenient
@@ -204,11 +213,9 @@ class _Encoder:
             self.notes[path] = ["set" if isinstance(value, set) else "frozenset"]
             return self.items(sorted(value, key=_by_content), path)
         # Subclasses come back as the type they equal: a str enum as its text, an OrderedDict as a dict.
-        for base in (str, int, float, dict, list):
+        for base, plain in _BASES:
             if isinstance(value, base):
-                if base in (dict, list):
-                    return self.value(base(value), path)
-                return self.value(base.__new__(base, base.__str__(value) if base is str else value), path)
+                return self.value(plain(value), path)
         return self.refuse(path, f"a {kind.__module__}.{kind.__qualname__} cannot be turned into JSON")
 
     def refuse(self, path: str, problem: str) -> Plain:
@@ -254,7 +261,9 @@ class _Encoder:
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> Plain:
         names = self.keys(value, path)
-        return {name: self.value(item, f"{path}/{escape(name)}") for name, item in zip(names, value.values(), strict=True)}
+        return {
+            name: self.value(item, f"{path}/{escape(name)}") for name, item in zip(names, value.values(), strict=True)
+        }
 
     def keys(self, value: Mapping[Any, Any], path: str) -> list[str]:
         """The plain name of each key; what the exact keys are goes into a note when they are not all plain text."""
@@ -283,7 +292,9 @@ class _Encoder:
     def model(self, value: BaseModel, path: str) -> Plain:
         kind = type(value)
         if "<locals>" in kind.__qualname__:
-            return self.refuse(path, f"the model {kind.__qualname__} is defined inside a function, so it cannot be found again")
+            return self.refuse(
+                path, f"the model {kind.__qualname__} is defined inside a function, so it cannot be found again"
+            )
         fields = {**value.__dict__, **(value.__pydantic_extra__ or {})}
         unset = sorted(set(fields) - value.model_fields_set)
         self.notes[path] = ["model", f"{kind.__module__}:{kind.__qualname__}", unset]

@@ -82,7 +82,7 @@ class ExecutionLog(list[Any]):
         self.shuffled = True
         super().__delitem__(index)
 
-    def __imul__(self, count: SupportsIndex) -> ExecutionLog:  # type: ignore[override,misc]  # list's stub returns Self
+    def __imul__(self, count: SupportsIndex) -> ExecutionLog:
         self.shuffled = True
         super().__imul__(count)
         return self

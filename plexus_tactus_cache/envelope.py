@@ -119,7 +119,7 @@ def _write_entry(key: str, entry: EntryRecord, numbers: dict[str, int]) -> dict[
 
 
 def utc(timestamp: str) -> str:
-    """An ISO 8601 time in UTC with microseconds: Plexus's reset compares these strings. A naive time is taken as UTC."""
+    """An ISO 8601 time in UTC with microseconds: Plexus's reset compares these strings. Naive times are UTC."""
     moment = dt.datetime.fromisoformat(timestamp)
     moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
     return moment.isoformat(timespec="microseconds")
@@ -154,7 +154,7 @@ def _write_part(part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
 # --- reading ----------------------------------------------------------------------------------------------
 
 
-class _Unusable(Exception):
+class _UnusableError(Exception):
     """The metadata cannot be read as an envelope; the message says why."""
 
 
@@ -164,7 +164,7 @@ def parse(metadata: Any) -> Envelope:
         return Envelope(absent=True)
     try:
         return _parse(metadata)
-    except _Unusable as error:
+    except _UnusableError as error:
         return Envelope(problem=str(error))
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RecursionError) as error:
         # Whatever else is wrong with what another writer left: it is kept as it is, and a person told.
@@ -176,21 +176,21 @@ def _parse(metadata: Any) -> Envelope:
         try:
             metadata = orjson.loads(metadata)
         except orjson.JSONDecodeError as error:
-            raise _Unusable("the metadata in Plexus is not JSON") from error
+            raise _UnusableError("the metadata in Plexus is not JSON") from error
     if not isinstance(metadata, dict):
-        raise _Unusable("the metadata in Plexus is not a JSON object")
+        raise _UnusableError("the metadata in Plexus is not a JSON object")
     metadata = canonical(metadata)
     for name in PARTS:
         part = metadata.get(name)
         if part is not None and not isinstance(part, dict):
-            raise _Unusable(f"{name} in Plexus is not an object")
+            raise _UnusableError(f"{name} in Plexus is not an object")
         if part is not None and isinstance(part.get(POINTER), str):
-            raise _Unusable(f"{name} is kept in S3 ({part[POINTER]}), and attachments cannot be read yet")
+            raise _UnusableError(f"{name} is kept in S3 ({part[POINTER]}), and attachments cannot be read yet")
     book = metadata.get(BOOKKEEPING)
     if not isinstance(book, dict):
         book = {}
     elif book.get("format") != FORMAT:
-        raise _Unusable(f"the record was written in format {book.get('format')!r} by another version of this package")
+        raise _UnusableError(f"another version of this package wrote the record, in format {book.get('format')!r}")
     parts = book.get("parts", {})
     log, variables = _read_log(metadata.get("checkpoints") or {}, parts.get("checkpoints", {}))
     replay_index = metadata.get("replay_index") or 0
@@ -224,7 +224,7 @@ def _read_log(checkpoints: dict[str, Any], book: dict[str, Any]) -> tuple[list[E
     entries = []
     for key, value in checkpoints.items():
         if not isinstance(value, dict):
-            raise _Unusable(f"checkpoint {key!r} in Plexus is not an object")
+            raise _UnusableError(f"checkpoint {key!r} in Plexus is not an object")
         entries.append(_read_entry(key, value, notes.get(key, {}), references))
     if all(position is not None for position, _ in entries):
         entries.sort(key=lambda entry: entry[0] or 0)
@@ -232,7 +232,7 @@ def _read_log(checkpoints: dict[str, Any], book: dict[str, Any]) -> tuple[list[E
         entries.sort(key=lambda entry: utc(entry[1].timestamp))
     log = [entry._replace(position=index) if given is None else entry for index, (given, entry) in enumerate(entries)]
     if any(given is not None and given != index for index, (given, _) in enumerate(entries)):
-        raise _Unusable("the checkpoints in Plexus have a gap in their positions")
+        raise _UnusableError("the checkpoints in Plexus have a gap in their positions")
     used = {reference for entry in log for reference in (entry.captured or {}).values()}
     return log, {reference: value for reference, value in zip(references, stored, strict=True) if reference in used}
 

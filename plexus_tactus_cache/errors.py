@@ -1,17 +1,17 @@
 """The errors a caller can meet, as one tree.
 
-    StorageError
-    ├── ProcedureNotFound       neither the local store nor Plexus knows this procedure
-    ├── ValueNotSerializable    (also a TypeError) a value that no store could keep; names the path inside it
-    ├── LocalStoreError         the local directory cannot be used; nothing was acknowledged
-    │   ├── StoreReadOnly       it cannot be written
-    │   ├── StoreFull           the disk is full
-    │   ├── StoreBusy           another process held the write lock for too long
-    │   ├── CacheCorrupted      what is stored does not match its checksum
-    │   └── EndpointMismatch    the directory belongs to another API endpoint
-    ├── CacheClosed             the cache was closed
-    ├── RemoteUnavailable       Plexus was needed for this call and did not answer
-    └── RunSuperseded           the document's log went another way; this run must not go on
+StorageError
+├── ProcedureNotFound       neither the local store nor Plexus knows this procedure
+├── ValueNotSerializable    (also a TypeError) a value that no store could keep; names the path inside it
+├── LocalStoreError         the local directory cannot be used; nothing was acknowledged
+│   ├── StoreReadOnly       it cannot be written
+│   ├── StoreFull           the disk is full
+│   ├── StoreBusy           another process held the write lock for too long
+│   ├── CacheCorrupted      what is stored does not match its checksum
+│   └── EndpointMismatch    the directory belongs to another API endpoint
+├── CacheClosed             the cache was closed
+├── RemoteUnavailable       Plexus was needed for this call and did not answer
+└── RunSuperseded           the document's log went another way; this run must not go on
 """
 
 from __future__ import annotations

@@ -144,7 +144,9 @@ def classify(error: BaseException, *, status: int | None = None, retry_after: fl
             return Failure(kind, f"HTTP {status}", retry_after)
         if isinstance(link, TransportProtocolError):
             # the text of the answer stays out: it can be anything
-            return Failure(FailureClass.OFFLINE, f"HTTP {status or 200}, and the answer is not GraphQL (a captive portal?)")
+            return Failure(
+                FailureClass.OFFLINE, f"HTTP {status or 200}, and the answer is not GraphQL (a captive portal?)"
+            )
         if isinstance(link, (requests.RequestException, OSError, TransportError)):
             return Failure(FailureClass.OFFLINE, _describe(error), not_sent=_never_left(error))
     return Failure(FailureClass.UNKNOWN, type(error).__name__)
@@ -170,7 +172,9 @@ def _describe(error: BaseException) -> str:
 def _never_left(error: BaseException) -> bool:
     """Whether the connection was never made, so that nothing can have been applied."""
     names = {type(link).__name__ for link in chain(error)}
-    return bool(names & {"NewConnectionError", "ConnectionRefusedError", "ConnectTimeout", "NameResolutionError", "gaierror"})
+    return bool(
+        names & {"NewConnectionError", "ConnectionRefusedError", "ConnectTimeout", "NameResolutionError", "gaierror"}
+    )
 
 
 def retry_after_of(headers: Mapping[str, str]) -> float | None:

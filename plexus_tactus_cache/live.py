@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from plexus_tactus_cache.codec import Encoded, decode, encode, fingerprint, holds_lua
 from plexus_tactus_cache.document import ASYNC_PROCEDURES, ExecutionLog, NamedCheckpoint, ProcedureMetadata
 from plexus_tactus_cache.errors import RunSuperseded, ValueNotSerializable
+from plexus_tactus_cache.reconcile import Digests
 from plexus_tactus_cache.records import (
     Changes,
     Document,
@@ -27,7 +28,6 @@ from plexus_tactus_cache.records import (
     key_value,
     value_digest,
 )
-from plexus_tactus_cache.reconcile import Digests
 from plexus_tactus_cache.store import Header
 
 
@@ -179,7 +179,7 @@ class LiveDocument:
         mine = Document(log=[encode_entry(entry, None) for entry in self.saved[:replayed]])
         if delta.touches_log or Digests.of(mine).log != Digests.of(document).log[:replayed]:
             raise RunSuperseded(
-                f"the log of procedure {self.metadata.procedure_id!r} was changed elsewhere (a reset, or another worker) "
+                f"the log of procedure {self.metadata.procedure_id!r} was changed elsewhere (a reset, another worker) "
                 "while this run held it; this save was not stored. Load the procedure again before going on"
             )
 

@@ -153,7 +153,11 @@ def reconcile(base: Base | None, local: Digests, dirty: bool, remote: Remote | N
             return Plan(Action.ADOPT)
         # Without a base nobody knows what was there when the local document began. A blank record has nothing
         # to lose; with anything else, every part that both sides have is a difference.
-        before = theirs if theirs.blank else Digests(status=theirs.status, waiting_on_message_id=theirs.waiting_on_message_id)
+        before = (
+            theirs
+            if theirs.blank
+            else Digests(status=theirs.status, waiting_on_message_id=theirs.waiting_on_message_id)
+        )
     else:
         before = base.digests
         if remote.envelope.absent and not before.blank:
@@ -165,7 +169,7 @@ def reconcile(base: Base | None, local: Digests, dirty: bool, remote: Remote | N
     return _merge(before, local, theirs)
 
 
-class _BothChanged(Exception):
+class _BothChangedError(Exception):
     """Local and remote changed the same thing differently."""
 
 
@@ -186,7 +190,7 @@ def _merge(base: Digests, local: Digests, remote: Digests) -> Plan:
             take_state=_keys("state", base.state, local.state, remote.state),
             take_lua_state=_keys("lua_state", base.lua_state, local.lua_state, remote.lua_state),
         )
-    except _BothChanged as error:
+    except _BothChangedError as error:
         return Plan(Action.PARK, f"{error} changed here and in Plexus, differently; both are kept as they are")
 
 
@@ -195,21 +199,21 @@ def _status(digests: Digests) -> tuple[str | None, str | None]:
 
 
 def _side(what: str, base: Any, local: Any, remote: Any) -> bool:
-    """Whether to take the remote's: three-way, raising _BothChanged."""
+    """Whether to take the remote's: three-way, raising _BothChangedError."""
     if local in (base, remote):
         return bool(remote != base and remote != local)
     if remote == base:
         return False
-    raise _BothChanged(what)
+    raise _BothChangedError(what)
 
 
 def _log_side(base: Digests, local: Digests, remote: Digests) -> bool:
     shorter = min(len(local.log), len(remote.log))
-    if local.log != base.log and remote.log != base.log and local.log[:shorter] == remote.log[:shorter]:
-        # Both went on from the base with equal entries: the longer contains the other. A log cut short of the
-        # base is a reset, which no prefix explains.
-        if shorter >= len(base.log):
-            return len(remote.log) > len(local.log)
+    both_changed = local.log != base.log and remote.log != base.log
+    # Both went on from the base with equal entries: the longer contains the other. A log cut short of the base
+    # is a reset, which no prefix explains.
+    if both_changed and shorter >= len(base.log) and local.log[:shorter] == remote.log[:shorter]:
+        return len(remote.log) > len(local.log)
     return _side("the execution log", base.log, local.log, remote.log)
 
 

@@ -38,7 +38,7 @@ class EntryRecord(NamedTuple):
 
     @staticmethod
     def from_bytes(payload: bytes) -> EntryRecord:
-        return EntryRecord(*orjson.loads(payload))
+        return EntryRecord._make(orjson.loads(payload))
 
 
 Variables = dict[str, Encoded]  # digest -> value of a captured variable, once per distinct value
@@ -152,7 +152,7 @@ def capture(
 
 _MISSING = {"__not_stored__": "the captured value is not in the store"}
 _ENTRY_FIELDS = frozenset(CheckpointEntry.model_fields)
-_set = object.__setattr__
+_new, _set = CheckpointEntry.__new__, object.__setattr__
 
 
 def build_log(records: list[EntryRecord], variables: Variables) -> list[CheckpointEntry]:
@@ -164,37 +164,37 @@ def build_log(records: list[EntryRecord], variables: Variables) -> list[Checkpoi
     values = {key: decode(value) for key, value in variables.items()}
     locations: dict[tuple[Any, ...], SourceLocation] = {}
     when = dt.datetime.fromisoformat
-    log = []
-    for record in records:
-        location = None
-        if record.source_location is not None:
-            place = tuple(record.source_location)
-            location = locations.get(place)
-            if location is None:
-                location = locations[place] = SourceLocation(
-                    file=place[0], line=place[1], function=place[2], code_context=place[3]
-                )
-        captured = record.captured
+    log: list[CheckpointEntry] = []
+    for position, kind, result, notes, timestamp, duration, input_hash, run_id, place, captured, name in records:
         fields = {
-            "position": record.position,
-            "type": record.type,
-            "result": decode(Encoded(record.result, record.notes)) if record.notes else record.result,
-            "timestamp": when(record.timestamp),
-            "duration_ms": record.duration_ms,
-            "input_hash": record.input_hash,
-            "run_id": record.run_id,
-            "source_location": location,
+            "position": position,
+            "type": kind,
+            "result": decode(Encoded(result, notes)) if notes else result,
+            "timestamp": when(timestamp),
+            "duration_ms": duration,
+            "input_hash": input_hash,
+            "run_id": run_id,
+            "source_location": None if place is None else _location(tuple(place), locations),
             "captured_vars": None
             if captured is None
-            else {name: values.get(reference, _MISSING) for name, reference in captured.items()},
+            else {variable: values.get(reference, _MISSING) for variable, reference in captured.items()},
         }
-        if record.name is not None:
-            log.append(NamedCheckpoint.model_construct(name=record.name, **fields))
+        if name is not None:
+            log.append(NamedCheckpoint.model_construct(name=name, **fields))
             continue
-        entry = CheckpointEntry.__new__(CheckpointEntry)
+        entry = _new(CheckpointEntry)
         _set(entry, "__dict__", fields)
         _set(entry, "__pydantic_fields_set__", _ENTRY_FIELDS)
         _set(entry, "__pydantic_extra__", None)
         _set(entry, "__pydantic_private__", None)
         log.append(entry)
     return log
+
+
+def _location(place: tuple[Any, ...], known: dict[tuple[Any, ...], SourceLocation]) -> SourceLocation:
+    found = known.get(place)
+    if found is None:
+        file, line, function, code_context = place
+        found = SourceLocation(file=file, line=line, function=function, code_context=code_context)
+        known[place] = found
+    return found

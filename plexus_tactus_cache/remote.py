@@ -95,7 +95,7 @@ class Procedures:
         errors: list[Any] = []
         try:
             data: Any = self._client.execute(query, variables)
-        except Exception as error:  # noqa: BLE001 - a foreign client may raise anything; classify decides what it means
+        except Exception as error:
             answered = graphql_errors(error)
             if answered is None or not isinstance(answered[1], dict):
                 raise RequestFailed(self._classify(error)) from error

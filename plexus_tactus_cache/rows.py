@@ -12,6 +12,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -48,7 +49,9 @@ class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type
 
     def get(self, key: Any, raw: bool) -> str:
         if not raw or type(key) is not str:
-            raise CacheCorrupted("the database holds a row with a pickled key; it is not read, as it was not written here")
+            raise CacheCorrupted(
+                "the database holds a row with a pickled key; it is not read, as it was not written here"
+            )
         return key
 
     def store(self, value: Any, read: bool, key: Any = None) -> tuple[int, int, None, sqlite3.Binary]:
@@ -71,6 +74,7 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
 
     def __init__(self, directory: Path, *, durability: str, lock_timeout: float) -> None:
         self._pid = os.getpid()
+        self._local = threading.local()  # diskcache's, holding this thread's connection
         self._pragma = f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}"
         self.read_only: str | None = None
         self.path = directory
@@ -112,7 +116,7 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         """In a child process: leave the parent's connections alone and start with none."""
         _inherited.append(self._local)
         _inherited.append(getattr(self._local, "con", None))
-        self._local = type(self._local)()
+        self._local = threading.local()
         self._txn_id = None
         self._pid = os.getpid()
 
@@ -195,7 +199,9 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         As diskcache's `set`, in one statement instead of two: a saved checkpoint is two rows, and its cost is ours.
         """
         now = time.time()
-        self._execute(_UPSERT, (*self._disk.put(key), now, now, *self._disk.store(_checksum(key, payload) + payload, False)))
+        self._execute(
+            _UPSERT, (*self._disk.put(key), now, now, *self._disk.store(_checksum(key, payload) + payload, False))
+        )
 
     def delete_row(self, key: str) -> None:
         """Forget `key`; unknown keys are fine."""
@@ -210,8 +216,14 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
             "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY key",
             (prefix + start, _after(prefix)),
         ).fetchall()
-        cut = len(prefix)
-        return [(row[0][cut:], self._checked(*row)) for row in found]
+        cut, raw, crc32 = len(prefix), diskcache.core.MODE_RAW, zlib.crc32
+        rows: list[tuple[str, bytes]] = []
+        for key, mode, filename, value in found:  # `_checked`, spelled out: a long log is ten thousand rows
+            payload = value[_CHECKSUM_BYTES:] if mode == raw else b""
+            if value[:_CHECKSUM_BYTES] != crc32(payload, crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "big"):
+                self._checked(key, mode, filename, value)  # raises
+            rows.append((key[cut:], payload))
+        return rows
 
     def delete_rows(self, keys: Iterable[str]) -> None:
         """Forget all of `keys`."""
@@ -233,7 +245,9 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         payload: bytes = stored[_CHECKSUM_BYTES:]
         if stored[:_CHECKSUM_BYTES] == _checksum(key, payload):
             return payload
-        raise CacheCorrupted(f"row {key!r} in {self.path} does not match its checksum; other procedures are not affected")
+        raise CacheCorrupted(
+            f"row {key!r} in {self.path} does not match its checksum; other procedures are not affected"
+        )
 
 
 def _checksum(key: str, payload: bytes) -> bytes:

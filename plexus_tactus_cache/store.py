@@ -3,13 +3,13 @@
 | row                        | holds                                                                    |
 |----------------------------|--------------------------------------------------------------------------|
 | `store`                    | format and API endpoint of the directory                                 |
-| `doc/<id>`                 | `Header`: version, counts, replay index, status; small, as every write rewrites it |
+| `doc/<id>`                 | `Header`: version, counts, replay index, status; rewritten by every write |
 | `log/<id>/<position>`      | one entry of the execution log                                           |
 | `state/<id>/<key>`         | one top-level value of state; likewise `lua/<id>/<key>`                  |
 | `var/<id>/<digest>`        | one distinct value of captured_vars                                      |
 | `extra/<id>`               | async_procedures                                                         |
-| `outbox/<id>`              | `Pending`: there while the document is dirty or parked, so that finding those costs nothing for clean ones |
-| `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried (reconcile.py) |
+| `outbox/<id>`              | `Pending`: there while the document is dirty or parked; clean ones are not visited |
+| `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried |
 | `link`                     | state of the connection to Plexus, for status and for the next leader     |
 | `request/<name>`           | a foreground sync asked for by a process that does not lead               |
 
@@ -100,7 +100,8 @@ class LocalStore:
         found = self._json("store")
         if found is not None and found["format"] != FORMAT:
             raise CacheCorrupted(
-                f"{self.directory} has format {found['format']}, this version reads {FORMAT}: use the version that wrote it"
+                f"{self.directory} has format {found['format']}, this version reads {FORMAT}: "
+                "use the version that wrote it"
             )
         if found is None or (endpoint is not None and found["endpoint"] is None):
             if self.rows.read_only:
@@ -136,7 +137,9 @@ class LocalStore:
                 return None
             log = [EntryRecord.from_bytes(payload) for _, payload in self.rows.scan(f"log/{name}/")]
             if len(log) != header.log_length:
-                raise CacheCorrupted(f"procedure {procedure_id!r} has {len(log)} log entries stored, expected {header.log_length}")
+                raise CacheCorrupted(
+                    f"procedure {procedure_id!r} has {len(log)} log entries stored, expected {header.log_length}"
+                )
             extras = self.rows.read_row(f"extra/{name}")
             return header, Document(
                 log=log,

@@ -58,7 +58,7 @@ UNAUTHORIZED_FACTOR = 5  # times `max_backoff`, until a refused key is tried aga
 LONGEST_RETRY_AFTER = 3600.0  # a clock that jumped must not stop us for a year
 
 
-class _LinkDown(Exception):
+class _LinkDownError(Exception):
     """The rest of this pass is pointless."""
 
 
@@ -121,7 +121,7 @@ class SyncEngine:
 
     def _delay(self, attempts: int, factor: float = 1.0) -> float:
         """Exponential with full jitter and a cap."""
-        delays = backoff.expo(factor=factor, max_value=self._settings.max_backoff * max(1.0, factor / 2))  # type: ignore[arg-type]  # floats are fine
+        delays = backoff.expo(factor=factor, max_value=self._settings.max_backoff * factor)
         next(delays)  # backoff's generators begin with a None
         longest = 0.0
         for _ in range(min(attempts, 32)):
@@ -147,7 +147,7 @@ class SyncEngine:
                 ]
                 try:
                     self._push_all(due, now, done)
-                except _LinkDown:
+                except _LinkDownError:
                     pass  # recorded; everything keeps its place
             return done.report(id_ for id_, pending in self._store.outbox().items() if pending.parked is None)
 
@@ -394,11 +394,11 @@ class SyncEngine:
             self._failed(procedure_id, failure, now, done)
 
     def _failed(self, procedure_id: str, failure: Failure, now: float, done: _Pass) -> None:
-        """What a failure means for one procedure. Raises _LinkDown when it means the same for all."""
+        """What a failure means for one procedure. Raises _LinkDownError when it means the same for all."""
         if failure.kind in (FailureClass.OFFLINE, FailureClass.THROTTLED, FailureClass.UNAUTHORIZED):
             done.errors.append(f"{failure.kind.value}: {failure.message}")
             self._link_failed(failure, now)
-            raise _LinkDown
+            raise _LinkDownError
         done.errors.append(f"{procedure_id}: {failure.message}")
         if failure.kind is FailureClass.REFUSED:
             self._park(procedure_id, f"refused by Plexus: {failure.message}", now, done)
@@ -446,7 +446,12 @@ class SyncEngine:
         self._put_link(link)
         if before.state != link.state:
             level = logging.ERROR if failure.kind is FailureClass.UNAUTHORIZED else logging.WARNING
-            log.log(level, "Plexus is out of reach (%s: %s); everything is kept and will be pushed later", link.state, link.problem)
+            log.log(
+                level,
+                "Plexus is out of reach (%s: %s); everything is kept and will be pushed later",
+                link.state,
+                link.problem,
+            )
 
     def _link_up(self, now: float) -> None:
         """Plexus answered: everyone's delay is lifted."""
@@ -487,5 +492,3 @@ def _stale(base: Base, remote: Remote | None) -> bool:
 def _moment(timestamp: str) -> dt.datetime:
     moment = dt.datetime.fromisoformat(timestamp)
     return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
-
-

@@ -41,7 +41,7 @@ def _entry(position: int, state: dict[str, Any]) -> CheckpointEntry:
     )
 
 
-def _timed(step: Callable[[], None]) -> float:
+def _timed(step: Callable[[], object]) -> float:
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
@@ -102,7 +102,7 @@ def main(directory: Path | None, durability: str) -> None:
 
 def _bench(root: Path, durability: str) -> None:
     logging.getLogger("plexus_tactus_cache").setLevel(logging.ERROR)  # nothing here is meant to be pushed
-    settings = CacheSettings(durability=durability)  # type: ignore[arg-type]  # click checked it
+    settings = CacheSettings(durability=durability)
     files = _file_storage(root)
     with ProcedureCache(None, root / "cache", settings) as cache:
         steps: dict[str, _Saves] = {}
@@ -126,7 +126,9 @@ def _bench(root: Path, durability: str) -> None:
                     _timed(saves.step) for _ in range(rounds)
                 )
         for name, median in medians.items():
-            print(f"  {name:<34} {median * MICRO:9.0f} us {median / commit:6.2f}x  (+{(median - commit) * MICRO:,.0f} us)")
+            print(
+                f"  {name:<34} {median * MICRO:9.0f} us {median / commit:6.2f}x  (+{(median - commit) * MICRO:,.0f} us)"
+            )
         short, long = (medians[f"this cache, log of {length:,}"] for length in (SHORT, LONG))
         print(f"  flat: a log of {LONG:,} costs {long / short:.2f}x of a log of {SHORT}")
     _bench_load(root, files)

@@ -1,0 +1,5 @@
+"""`python -m plexus_tactus_cache` is the command line."""
+
+from plexus_tactus_cache.cli import main
+
+raise SystemExit(main())
