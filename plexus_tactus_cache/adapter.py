@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from plexus_tactus_cache.codec import encode
-from plexus_tactus_cache.document import ASYNC_PROCEDURES, CheckpointEntry, NamedCheckpoint, ProcedureMetadata
+from plexus_tactus_cache.document import NamedCheckpoint, ProcedureMetadata
 from plexus_tactus_cache.errors import ValueNotSerializable
-from plexus_tactus_cache.records import Changes, key_text
 
 if TYPE_CHECKING:
     from plexus_tactus_cache.cache import ProcedureCache
     from plexus_tactus_cache.client import GraphQLClient
     from plexus_tactus_cache.live import LiveDocument
     from plexus_tactus_cache.settings import CacheSettings
-
-__all__ = ["ASYNC_PROCEDURES", "PlexusStorageAdapter"]
 
 
 class PlexusStorageAdapter:
@@ -88,13 +86,7 @@ class PlexusStorageAdapter:
 
     def update_procedure_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None = None) -> None:
         """Set the status, and the message that it waits for (None: for none)."""
-
-        def change(live: LiveDocument) -> Changes:
-            live.metadata.status, live.metadata.waiting_on_message_id = status, waiting_on_message_id
-            live.status = (status, waiting_on_message_id)
-            return Changes(status=live.status)
-
-        self._meet(procedure_id).change(procedure_id, change)
+        self._meet(procedure_id).set_status(procedure_id, status, waiting_on_message_id)
 
     # --- state --------------------------------------------------------------------------------------------
 
@@ -111,7 +103,7 @@ class PlexusStorageAdapter:
             for key in [key for key in live.metadata.state if key not in state]:
                 del live.metadata.state[key]
 
-        self._meet(procedure_id).change(procedure_id, change)
+        self._meet(procedure_id).edit(procedure_id, change)
 
     def state_get(self, procedure_id: str, key: str, default: Any = None) -> Any:
         """The value of one key."""
@@ -120,11 +112,11 @@ class PlexusStorageAdapter:
     def state_set(self, procedure_id: str, key: str, value: Any) -> None:
         """Store one key; other keys are not touched, whoever changed them."""
         encoded = _check(value, f"state key {key!r}")
-        self._meet(procedure_id).set_state_key(procedure_id, key, value, encoded, key_text(key))
+        self._meet(procedure_id).set_state_key(procedure_id, key, value, encoded)
 
     def state_delete(self, procedure_id: str, key: str) -> None:
         """Delete one key; an unknown one is fine."""
-        self._meet(procedure_id).set_state_key(procedure_id, key, None, None, key_text(key))
+        self._meet(procedure_id).set_state_key(procedure_id, key, None, None)
 
     def state_clear(self, procedure_id: str) -> None:
         """Delete all state; checkpoints stay."""
@@ -151,16 +143,16 @@ class PlexusStorageAdapter:
             else:
                 log[position] = entry
 
-        self._meet(procedure_id).change(procedure_id, change)
+        self._meet(procedure_id).edit(procedure_id, change)
 
     def checkpoint_get(self, procedure_id: str, name: str) -> Any | None:
         """The result stored under `name`, or under a key such as `000012:agent_turn`; None if there is none."""
-        entry = self._entry(procedure_id, name)
+        entry = self._meet(procedure_id).find(procedure_id, name)
         return None if entry is None else entry.result
 
     def checkpoint_exists(self, procedure_id: str, name: str) -> bool:
         """Whether there is an entry that `checkpoint_get` finds."""
-        return self._entry(procedure_id, name) is not None
+        return self._meet(procedure_id).find(procedure_id, name) is not None
 
     def checkpoint_clear_all(self, procedure_id: str) -> None:
         """Forget the whole log; state stays."""
@@ -170,20 +162,14 @@ class PlexusStorageAdapter:
         """Forget the entry `name` and all after it; an unknown name is fine."""
         self._cut(procedure_id, lambda live: live.position_of(name))
 
-    def _entry(self, procedure_id: str, name: str) -> CheckpointEntry | None:
-        cache = self._meet(procedure_id)
-        cache.load(procedure_id)
-        position = cache._live[procedure_id].position_of(name)
-        return None if position is None else cache._live[procedure_id].metadata.execution_log[position]
-
-    def _cut(self, procedure_id: str, find: Any) -> None:
+    def _cut(self, procedure_id: str, find: Callable[[LiveDocument], int | None]) -> None:
         def change(live: LiveDocument) -> None:
             position = find(live)
             if position is not None:
                 del live.metadata.execution_log[position:]
                 live.metadata.replay_index = min(live.metadata.replay_index, position)
 
-        self._meet(procedure_id).change(procedure_id, change)
+        self._meet(procedure_id).edit(procedure_id, change)
 
 
 def _check(value: Any, where: str) -> Any:

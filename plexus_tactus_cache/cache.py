@@ -29,7 +29,7 @@ from plexus_tactus_cache.errors import CacheClosed, LocalStoreError, ProcedureNo
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.live import LiveDocument
 from plexus_tactus_cache.reconcile import Remote, difference
-from plexus_tactus_cache.records import Changes, Document
+from plexus_tactus_cache.records import Changes, Document, key_text
 from plexus_tactus_cache.remote import Procedures
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store import Header, LocalStore
@@ -80,16 +80,16 @@ class ProcedureCache:
         if self.endpoint is not None:
             self._store.bind(self.endpoint)
         self._closed = False
+        self._live: dict[str, LiveDocument] = {}
         self._store_problem: str | None = self._store.rows.read_only
         self._start()
         _open_caches.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def _start(self) -> None:
-        """What a process needs anew: locks, live objects, the thread."""
+        """What a process needs anew: locks, leadership, the thread."""
         self._lock = threading.RLock()
         self._document_locks: dict[str, threading.RLock] = {}
-        self._live: dict[str, LiveDocument] = {}
         self._leadership = Leadership(self.directory)
         self._engine: SyncEngine | None = None
         self._procedures: Procedures | None = None
@@ -162,10 +162,9 @@ class ProcedureCache:
             left = deadline - time.monotonic()
             if left <= 0 or self._engine is None:
                 return False
-            report = self.sync(timeout=left)
-            if report.errors:
-                wake_at = min(time.monotonic() + self.settings.push_interval, deadline)
-                time.sleep(max(0.0, wake_at - time.monotonic()))
+            self.sync(timeout=left)
+            if any(self._pushed(pid) < version for pid, version in wanted.items()):
+                time.sleep(max(0.0, min(self.settings.push_interval, deadline - time.monotonic())))
 
     def pull(self, procedure_id: str) -> None:
         """Read one procedure from Plexus now and reconcile with it.
@@ -440,6 +439,7 @@ class ProcedureCache:
                 header, document = self._store.read(procedure_id) or (Header(), Document())
                 live.check_not_superseded(header, document, delta)
                 live.catch_up(header, document, delta)
+                delta = live.delta()
             if not delta.changes and before.version:
                 return
             header = self._store.write(procedure_id, delta.changes, time.time())
@@ -459,32 +459,42 @@ class ProcedureCache:
         live.variables = set()  # which of them were there already does not matter
         self._live[procedure_id] = live
 
-    def change(self, procedure_id: str, make: Callable[[LiveDocument], Changes | None]) -> None:
-        """Apply a change to the newest version, inside one transaction.
-
-        `make` gets the live object in step with the store; it returns what to store, or None to have the live
-        object saved as `make` left it.
-        """
+    def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
+        """Let `change` alter the live object, brought up to the newest version, and store what it altered."""
         with self._document(procedure_id):
             live = self._in_step(procedure_id)
-            changes = make(live)
-            delta = live.delta() if changes is None else None
-            header = self._store.write(procedure_id, changes or (delta or live.delta()).changes, time.time())
-        if delta is not None:
-            live.acknowledge(delta, header)
-        else:
-            live.version = header.version
+            change(live)
+            delta = live.delta()
+            header = self._store.write(procedure_id, delta.changes, time.time())
+        live.acknowledge(delta, header)
 
-    def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None, text: str) -> None:
-        """Store one key of the state, or delete it, whatever else changed meanwhile."""
+    def set_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None) -> None:
+        """Store the status, whatever else changed meanwhile."""
+        live = self._write_part(procedure_id, Changes(status=(status, waiting_on_message_id)))
+        if live is not None:
+            live.note_status(status, waiting_on_message_id)
+
+    def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
+        """Store one key of the state, or delete it (`encoded` None), whatever else changed meanwhile."""
+        live = self._write_part(procedure_id, Changes(state={key_text(key): encoded}))
+        if live is not None:
+            live.note_state(key, value, encoded)
+
+    def _write_part(self, procedure_id: str, changes: Changes) -> LiveDocument | None:
+        """Store `changes` without looking at the rest: the live object, which is to show them, if there is one."""
         with self._document(procedure_id):
             before = self._store.header(procedure_id) or Header()
-            header = self._store.write(procedure_id, Changes(state={text: encoded}), time.time())
+            header = self._store.write(procedure_id, changes, time.time())
         live = self._live.get(procedure_id)
-        if live is not None:
-            if live.version == before.version:
-                live.version = header.version
-            live.note_state(key, value, encoded)
+        if live is not None and live.version == before.version:  # else it has to catch up with more than this
+            live.version = header.version
+        return live
+
+    def find(self, procedure_id: str, name: str) -> Any | None:
+        """The entry of that name in the live log, or None."""
+        log = self.load(procedure_id).execution_log
+        position = self._live[procedure_id].position_of(name)
+        return None if position is None else log[position]
 
 
 @contextmanager

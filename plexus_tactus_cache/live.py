@@ -76,7 +76,8 @@ class LiveDocument:
     @staticmethod
     def load(procedure_id: str, header: Header, document: Document) -> LiveDocument:
         """A new object with what is stored."""
-        live = LiveDocument(ProcedureMetadata(procedure_id=procedure_id))
+        live = LiveDocument(ProcedureMetadata(procedure_id=procedure_id, replay_index=document.replay_index))
+        live.replay_index = document.replay_index
         live.catch_up(header, document, live.delta())
         return live
 
@@ -182,6 +183,10 @@ class LiveDocument:
                 f"the log of procedure {self.metadata.procedure_id!r} was changed elsewhere (a reset, another worker) "
                 "while this run held it; this save was not stored. Load the procedure again before going on"
             )
+
+    def note_status(self, status: str, waiting_on_message_id: str | None) -> None:
+        """The status was stored: show it in the object."""
+        self.metadata.status, self.metadata.waiting_on_message_id = self.status = (status, waiting_on_message_id)
 
     def note_state(self, key: Any, value: Any, encoded: Encoded | None) -> None:
         """One key of the state was stored, or deleted: show it in the object."""

@@ -161,6 +161,9 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         """All or nothing, durable when it returns; one writer at a time in all processes."""
         if self.read_only:
             raise StoreReadOnly(self.read_only)
+        if self._txn_id == threading.get_ident():  # part of the one around it
+            yield
+            return
         with self._translated():
             try:
                 with self.transact():
@@ -260,13 +263,27 @@ def _after(prefix: str) -> str:
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
+def _make_durably(directory: Path) -> None:
+    """Make a directory that a power cut does not take away again: its entry is in its parent."""
+    if directory.is_dir():
+        return
+    if not directory.parent.exists():
+        _make_durably(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    parent = os.open(directory.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
 def _prepare(directory: Path) -> Path:
     """The directory, private and writable; a copy of it where it holds a store that cannot be written.
 
     Raises StoreReadOnly when there is neither.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_durably(directory)
         writable = os.access(directory, os.W_OK | os.X_OK)
         database = directory / DATABASE
         if writable and database.exists():

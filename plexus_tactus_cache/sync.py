@@ -16,6 +16,7 @@ import dataclasses
 import datetime as dt
 import logging
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ import backoff
 from plexus_tactus_cache.codec import dumps
 from plexus_tactus_cache.document import SyncReport
 from plexus_tactus_cache.envelope import build
-from plexus_tactus_cache.errors import CacheCorrupted
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.reconcile import (
     Action,
@@ -177,12 +178,17 @@ class SyncEngine:
             ids = conflicts
 
     def _guarded(self, procedure_id: str, now: float, done: _Pass, step: Callable[[str], bool]) -> bool:
-        """`step`, where a document whose rows are damaged is parked and does not stop the others."""
+        """`step`, where a document that cannot be worked on does not stop the others."""
         try:
             return step(procedure_id)
         except CacheCorrupted as error:
             self._park(procedure_id, str(error), now, done)
-            return False
+        except LocalStoreError:
+            raise  # the directory's trouble, not this document's
+        except Exception as error:  # noqa: BLE001 - a fault of ours in one document must not keep the others from Plexus
+            log.error("procedure %s cannot be synced: %s at %s", procedure_id, type(error).__name__, place_of(error))
+            self._failed(procedure_id, Failure(FailureClass.UNKNOWN, f"internal: {type(error).__name__}"), now, done)
+        return False
 
     def _needs_read(self, procedure_id: str) -> bool:
         pending = self._store.pending(procedure_id)
@@ -226,8 +232,10 @@ class SyncEngine:
                 return False
             if remote is None:
                 raise RuntimeError("reconcile lets a missing record only be parked")
+            if base is None or remote.updated_at != base.updated_at:
+                # A push without an answer was made for an older record: either it landed, or it never can.
+                self._store.put_sent(procedure_id, {})
             self._store.put_base(procedure_id, Base.of(remote).to_json())
-            self._store.put_sent(procedure_id, {})
             return self._carry_out(procedure_id, plan, header, local, remote, now, done)
 
     def _carry_out(
@@ -268,7 +276,9 @@ class SyncEngine:
     def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
         """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
         if pending is None:
-            return True  # nothing to push, so nothing hangs on it
+            pending = Pending(since=now)
+            header = self._store.header(procedure_id) or Header()
+            self._store.put_header(procedure_id, header._replace(queued=True))
         since = pending.doubtful_since if pending.doubtful_since is not None else now
         if now - since >= DOUBT_SECONDS:
             return False
@@ -477,6 +487,12 @@ class _Push:
     @property
     def procedure_id(self) -> str:
         return self.update.procedure_id
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception came from; its message may hold a payload, so it stays out of the log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import filelock
 
-from plexus_tactus_cache.errors import LocalStoreError, StorageError
+from plexus_tactus_cache.errors import LocalStoreError
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store import LocalStore
-from plexus_tactus_cache.sync import SyncEngine
+from plexus_tactus_cache.sync import SyncEngine, place_of
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -77,8 +77,8 @@ class SyncThread:
             except LocalStoreError as error:
                 log.warning("the local store cannot be used for syncing at the moment: %s", error)
                 wait = self._interval * 5
-            except StorageError as error:
-                log.error("syncing met an error and goes on: %s", error)
+            except Exception as error:  # noqa: BLE001 - a thread that dies would leave procedures waiting for ever
+                log.error("syncing met an internal error and goes on: %s at %s", type(error).__name__, place_of(error))
                 wait = self._interval * 5
             self._wake.wait(wait)
             self._wake.clear()
