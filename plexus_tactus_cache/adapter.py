@@ -14,6 +14,7 @@ from plexus_tactus_cache.errors import ValueNotSerializable
 if TYPE_CHECKING:
     from plexus_tactus_cache.cache import ProcedureCache
     from plexus_tactus_cache.client import GraphQLClient
+    from plexus_tactus_cache.documents import Documents
     from plexus_tactus_cache.live import LiveDocument
     from plexus_tactus_cache.settings import CacheSettings
 
@@ -53,12 +54,13 @@ class PlexusStorageAdapter:
         self.procedure_id = procedure_id
         self._introduced: set[str] = set()
 
-    def _meet(self, procedure_id: str) -> ProcedureCache:
-        """The cache, with Plexus asked once about the procedure."""
+    def _documents(self, procedure_id: str) -> Documents:
+        """The documents, with Plexus asked once about this one. Raises CacheClosed."""
+        self._cache.check_open()
         if procedure_id not in self._introduced:
             self._cache.introduce(procedure_id)
             self._introduced.add(procedure_id)
-        return self._cache
+        return self._cache.documents
 
     # --- whole documents ----------------------------------------------------------------------------------
 
@@ -68,7 +70,7 @@ class PlexusStorageAdapter:
         Raises RemoteUnavailable if the procedure is not stored here, Plexus is out of reach and `on_unreachable`
         is `raise`.
         """
-        return cast(ProcedureMetadata, self._meet(procedure_id).load(procedure_id))
+        return cast(ProcedureMetadata, self._documents(procedure_id).load(procedure_id))
 
     def save_procedure_metadata(self, procedure_id_or_metadata: Any, metadata: Any = None) -> None:
         """Store `metadata`: `(procedure_id, metadata)` as Tactus calls it, or `(metadata)` as Plexus does.
@@ -82,11 +84,11 @@ class PlexusStorageAdapter:
             procedure_id = metadata.procedure_id
         else:
             procedure_id = procedure_id_or_metadata
-        self._meet(procedure_id).save(procedure_id, metadata)
+        self._documents(procedure_id).save(procedure_id, metadata)
 
     def update_procedure_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None = None) -> None:
         """Set the status, and the message that it waits for (None: for none)."""
-        self._meet(procedure_id).set_status(procedure_id, status, waiting_on_message_id)
+        self._documents(procedure_id).set_status(procedure_id, status, waiting_on_message_id)
 
     # --- state --------------------------------------------------------------------------------------------
 
@@ -103,7 +105,7 @@ class PlexusStorageAdapter:
             for key in [key for key in live.metadata.state if key not in state]:
                 del live.metadata.state[key]
 
-        self._meet(procedure_id).edit(procedure_id, change)
+        self._documents(procedure_id).edit(procedure_id, change)
 
     def state_get(self, procedure_id: str, key: str, default: Any = None) -> Any:
         """The value of one key."""
@@ -112,11 +114,11 @@ class PlexusStorageAdapter:
     def state_set(self, procedure_id: str, key: str, value: Any) -> None:
         """Store one key; other keys are not touched, whoever changed them."""
         encoded = _check(value, f"state key {key!r}")
-        self._meet(procedure_id).set_state_key(procedure_id, key, value, encoded)
+        self._documents(procedure_id).set_state_key(procedure_id, key, value, encoded)
 
     def state_delete(self, procedure_id: str, key: str) -> None:
         """Delete one key; an unknown one is fine."""
-        self._meet(procedure_id).set_state_key(procedure_id, key, None, None)
+        self._documents(procedure_id).set_state_key(procedure_id, key, None, None)
 
     def state_clear(self, procedure_id: str) -> None:
         """Delete all state; checkpoints stay."""
@@ -143,16 +145,16 @@ class PlexusStorageAdapter:
             else:
                 log[position] = entry
 
-        self._meet(procedure_id).edit(procedure_id, change)
+        self._documents(procedure_id).edit(procedure_id, change)
 
     def checkpoint_get(self, procedure_id: str, name: str) -> Any | None:
         """The result stored under `name`, or under a key such as `000012:agent_turn`; None if there is none."""
-        entry = self._meet(procedure_id).find(procedure_id, name)
+        entry = self._documents(procedure_id).find(procedure_id, name)
         return None if entry is None else entry.result
 
     def checkpoint_exists(self, procedure_id: str, name: str) -> bool:
         """Whether there is an entry that `checkpoint_get` finds."""
-        return self._meet(procedure_id).find(procedure_id, name) is not None
+        return self._documents(procedure_id).find(procedure_id, name) is not None
 
     def checkpoint_clear_all(self, procedure_id: str) -> None:
         """Forget the whole log; state stays."""
@@ -169,7 +171,7 @@ class PlexusStorageAdapter:
                 del live.metadata.execution_log[position:]
                 live.metadata.replay_index = min(live.metadata.replay_index, position)
 
-        self._meet(procedure_id).edit(procedure_id, change)
+        self._documents(procedure_id).edit(procedure_id, change)
 
 
 def _check(value: Any, where: str) -> Any:

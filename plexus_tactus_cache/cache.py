@@ -1,35 +1,30 @@
 """ProcedureCache: one directory, its documents, and the thread that brings them to Plexus.
 
-The way of a checkpoint: `save` finds what changed (live.py), writes it in one local transaction (store.py), which
-queues the document, and wakes the sync thread (worker.py), which pushes it (sync.py) and acknowledges the version.
+The way of a checkpoint: `Documents.save` (documents.py) finds what changed (live.py), writes it in one transaction
+(store.py), which queues the document, and wakes the sync thread (worker.py), which pushes it (sync.py) and acknowledges
+the version.
 """
 
 from __future__ import annotations
 
 import atexit
-import dataclasses
-import gc
 import logging
 import os
 import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.client import URL_VARIABLE, GraphQLClient, PlexusClient
-from plexus_tactus_cache.codec import Encoded
 from plexus_tactus_cache.document import CacheStatus, ProcedureStatus, SyncReport
+from plexus_tactus_cache.documents import Documents
 from plexus_tactus_cache.errors import CacheClosed, LocalStoreError, ProcedureNotFound, RemoteUnavailable
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
-from plexus_tactus_cache.live import LiveDocument
-from plexus_tactus_cache.reconcile import Remote, difference
-from plexus_tactus_cache.records import Changes, Document, key_text
+from plexus_tactus_cache.reconcile import Remote
 from plexus_tactus_cache.remote import Procedures
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store import Header, LocalStore
@@ -80,16 +75,13 @@ class ProcedureCache:
         if self.endpoint is not None:
             self._store.bind(self.endpoint)
         self._closed = False
-        self._live: dict[str, LiveDocument] = {}
-        self._store_problem: str | None = self._store.rows.read_only
+        self.documents = Documents(self._store, self._wake)
         self._start()
         _open_caches.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def _start(self) -> None:
-        """What a process needs anew: locks, leadership, the thread."""
-        self._lock = threading.RLock()
-        self._document_locks: dict[str, threading.RLock] = {}
+        """What a process needs anew: leadership and the thread."""
         self._leadership = Leadership(self.directory)
         self._engine: SyncEngine | None = None
         self._procedures: Procedures | None = None
@@ -104,6 +96,7 @@ class ProcedureCache:
     def _after_fork_in_child(self) -> None:
         """Everything that must not be shared with the parent is opened anew."""
         self._store.rows.forked()
+        self.documents.forked()
         if not self._closed:
             self._start()
 
@@ -119,7 +112,7 @@ class ProcedureCache:
         The report of a pass that another process made says only what is still pending. Never raises for Plexus's
         sake: see `errors` in the report.
         """
-        self._check_open()
+        self.check_open()
         if self._engine is None:
             return SyncReport(pending=self._pending(), errors=("no client: nothing can be pushed",))
         deadline = time.monotonic() + timeout
@@ -130,7 +123,7 @@ class ProcedureCache:
                     return self._engine.run_once(time.time(), force=True)
                 if request is None:
                     request = uuid.uuid4().hex
-                    with self._writing():
+                    with self.documents.writing():
                         self._store.put_request(request)
                 elif request not in self._store.requests():
                     return SyncReport(pending=self._pending())
@@ -141,7 +134,7 @@ class ProcedureCache:
                 time.sleep(_POLL)
         finally:
             if request is not None:
-                with self._writing():
+                with self.documents.writing():
                     self._store.drop_request(request)
 
     def flush(self, timeout: float = 30.0) -> bool:
@@ -149,7 +142,7 @@ class ProcedureCache:
 
         False as soon as only parked documents remain, or after `timeout` seconds.
         """
-        self._check_open()
+        self.check_open()
         deadline = time.monotonic() + timeout
         wanted = self._dirty_versions()
         while True:
@@ -171,7 +164,7 @@ class ProcedureCache:
 
         Raises RemoteUnavailable when Plexus does not answer, ProcedureNotFound when neither side knows it.
         """
-        self._check_open()
+        self.check_open()
         if self._engine is None:
             raise RemoteUnavailable("no client: set PLEXUS_API_URL and PLEXUS_API_KEY")
         try:
@@ -184,10 +177,10 @@ class ProcedureCache:
 
     def retry(self, procedure_id: str) -> None:
         """Push a parked procedure again, now. Raises ProcedureNotFound for one that is not stored here."""
-        self._check_open()
+        self.check_open()
         if self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory}")
-        with self._writing():
+        with self.documents.writing():
             pending = self._store.pending(procedure_id)
             if pending is not None:
                 again = pending._replace(parked=None, attempts=0, due=0.0, error=None, reread=True)
@@ -196,7 +189,7 @@ class ProcedureCache:
 
     def status(self) -> CacheStatus:
         """What is not in Plexus yet, why, and what happens next. Reads the local store only."""
-        self._check_open()
+        self.check_open()
         now = time.time()
         outbox = self._store.outbox()
         dirty = {pid: pending for pid, pending in outbox.items() if self._is_dirty(pid)}
@@ -213,12 +206,12 @@ class ProcedureCache:
             last_success=link.last_success,
             next_attempt=self._engine.next_due(now) if self._engine else None,
             leader=self._leadership.held,
-            store_problem=self._store_problem,
+            store_problem=self.documents.problem,
         )
 
     def procedures(self) -> list[ProcedureStatus]:
         """Where each stored procedure stands, by id."""
-        self._check_open()
+        self.check_open()
         outbox = self._store.outbox()
         found = []
         for procedure_id in self._store.procedure_ids():
@@ -310,18 +303,19 @@ class ProcedureCache:
         if self._thread is not None:
             self._thread.wake()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises CacheClosed."""
         if self._closed:
             raise CacheClosed(f"the cache on {self.directory} is closed")
 
-    # --- for adapters: documents --------------------------------------------------------------------------
+    # --- for adapters: the first touch --------------------------------------------------------------------
 
     def introduce(self, procedure_id: str) -> None:
         """An adapter's first touch of a document: revalidate it with Plexus, if it answers within `load_timeout`.
 
         Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.
         """
-        self._check_open()
+        self.check_open()
         while True:
             problem = self._ask(procedure_id)
             if problem is None or (self._store.header(procedure_id) is not None and not self._unusable(procedure_id)):
@@ -337,7 +331,7 @@ class ProcedureCache:
                 )
                 return
             time.sleep(min(self.settings.push_interval, 1.0))
-            self._check_open()
+            self.check_open()
 
     def _unusable(self, procedure_id: str) -> bool:
         """Whether all that is stored is the news that the record cannot be used."""
@@ -372,156 +366,6 @@ class ProcedureCache:
             return f"{where} ({answer.kind.value}: {answer.message})"
         self._engine.settle(procedure_id, answer, time.time())
         return answer.envelope.problem if answer is not None else None
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """A local transaction whose failure shows in `status`."""
-        try:
-            with self._store.rows.transaction():
-                yield
-        except LocalStoreError as error:
-            self._store_problem = str(error)
-            raise
-        self._store_problem = self._store.rows.read_only
-
-    @contextmanager
-    def _document(self, procedure_id: str) -> Iterator[None]:
-        """One thread at a time for each live object; one transaction; the sync thread woken afterwards."""
-        self._check_open()
-        with self._lock:
-            lock = self._document_locks.setdefault(procedure_id, threading.RLock())
-        with lock, self._writing():
-            yield
-        self._wake()
-
-    def load(self, procedure_id: str) -> Any:
-        """The live object, in step with the store; changes made to it and not saved yet stay."""
-        self._check_open()
-        with self._lock:
-            lock = self._document_locks.setdefault(procedure_id, threading.RLock())
-        with lock:
-            return self._in_step(procedure_id).metadata
-
-    def _in_step(self, procedure_id: str) -> LiveDocument:
-        live = self._live.get(procedure_id)
-        header = self._store.header(procedure_id)
-        if live is not None and (header is None or header.version == live.version):
-            return live
-        with _collector_paused():
-            return self._read_live(procedure_id, live)
-
-    def _read_live(self, procedure_id: str, live: LiveDocument | None) -> LiveDocument:
-        header, document = self._store.read(procedure_id) or (Header(), Document())
-        if live is None:
-            live = self._live[procedure_id] = LiveDocument.load(procedure_id, header, document)
-            used = {reference for entry in document.log for reference in (entry.captured or {}).values()}
-            if len(used) < len(document.variables) and not self._store.rows.read_only:
-                with self._writing():
-                    self._store.sweep(procedure_id)
-                live.variables = used
-        else:
-            live.catch_up(header, document, live.delta())
-        return live
-
-    def save(self, procedure_id: str, metadata: Any) -> None:
-        """Store what differs between the object and the store.
-
-        Raises ValueNotSerializable, RunSuperseded or LocalStoreError; then nothing was stored.
-        """
-        live = self._live.get(procedure_id)
-        if live is None or live.metadata is not metadata:
-            self._replace(procedure_id, metadata)
-            return
-        with self._document(procedure_id):
-            delta = live.delta()
-            before = self._store.header(procedure_id) or Header()
-            if before.version != live.version:
-                header, document = self._store.read(procedure_id) or (Header(), Document())
-                live.check_not_superseded(header, document, delta)
-                live.catch_up(header, document, delta)
-                delta = live.delta()
-            if not delta.changes and before.version:
-                return
-            header = self._store.write(procedure_id, delta.changes, time.time())
-        live.acknowledge(delta, header)
-
-    def _replace(self, procedure_id: str, metadata: Any) -> None:
-        """An object that its caller built replaces the document, and is the live object from now on."""
-        live = LiveDocument(metadata)
-        with self._document(procedure_id):
-            delta = live.delta()
-            _, current = self._store.read(procedure_id) or (Header(), Document())
-            changes = difference(current, _document_of(delta.changes, metadata.replay_index))
-            if delta.changes.status is None:
-                changes = dataclasses.replace(changes, status=None)
-            header = self._store.write(procedure_id, changes, time.time())
-        live.acknowledge(delta, header)
-        live.variables = set()  # which of them were there already does not matter
-        self._live[procedure_id] = live
-
-    def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
-        """Let `change` alter the live object, brought up to the newest version, and store what it altered."""
-        with self._document(procedure_id):
-            live = self._in_step(procedure_id)
-            change(live)
-            delta = live.delta()
-            header = self._store.write(procedure_id, delta.changes, time.time())
-        live.acknowledge(delta, header)
-
-    def set_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None) -> None:
-        """Store the status, whatever else changed meanwhile."""
-        live = self._write_part(procedure_id, Changes(status=(status, waiting_on_message_id)))
-        if live is not None:
-            live.note_status(status, waiting_on_message_id)
-
-    def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
-        """Store one key of the state, or delete it (`encoded` None), whatever else changed meanwhile."""
-        live = self._write_part(procedure_id, Changes(state={key_text(key): encoded}))
-        if live is not None:
-            live.note_state(key, value, encoded)
-
-    def _write_part(self, procedure_id: str, changes: Changes) -> LiveDocument | None:
-        """Store `changes` without looking at the rest: the live object, which is to show them, if there is one."""
-        with self._document(procedure_id):
-            before = self._store.header(procedure_id) or Header()
-            header = self._store.write(procedure_id, changes, time.time())
-        live = self._live.get(procedure_id)
-        if live is not None and live.version == before.version:  # else it has to catch up with more than this
-            live.version = header.version
-        return live
-
-    def find(self, procedure_id: str, name: str) -> Any | None:
-        """The entry of that name in the live log, or None."""
-        log = self.load(procedure_id).execution_log
-        position = self._live[procedure_id].position_of(name)
-        return None if position is None else log[position]
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """A long log is a hundred thousand new containers: the collector would walk them again and again for nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _document_of(changes: Changes, replay_index: int) -> Document:
-    """The document that `changes` make out of nothing."""
-    status, waiting = changes.status or (None, None)
-    return Document(
-        log=[changes.entries[position] for position in sorted(changes.entries)],
-        replay_index=replay_index,
-        state={key: value for key, value in changes.state.items() if value is not None},
-        lua_state={key: value for key, value in changes.lua_state.items() if value is not None},
-        status=status,
-        waiting_on_message_id=waiting,
-        extras=changes.extras[0] if changes.extras else None,
-        variables=changes.variables,
-    )
 
 
 def endpoint_of(client: GraphQLClient | None) -> str | None:

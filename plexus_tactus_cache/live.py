@@ -55,6 +55,21 @@ class Delta:
     def touches_log(self) -> bool:
         return bool(self.changes.entries) or self.changes.log_length is not None
 
+    def as_document(self, replay_index: int) -> Document:
+        """The document that these changes make out of nothing."""
+        changes = self.changes
+        status, waiting_on_message_id = changes.status or (None, None)
+        return Document(
+            log=[changes.entries[position] for position in sorted(changes.entries)],
+            replay_index=replay_index,
+            state={key: value for key, value in changes.state.items() if value is not None},
+            lua_state={key: value for key, value in changes.lua_state.items() if value is not None},
+            status=status,
+            waiting_on_message_id=waiting_on_message_id,
+            extras=changes.extras[0] if changes.extras else None,
+            variables=changes.variables,
+        )
+
 
 @dataclass
 class LiveDocument:

@@ -44,8 +44,9 @@ from plexus_tactus_cache.reconcile import (
 )
 from plexus_tactus_cache.records import Document
 from plexus_tactus_cache.remote import Procedures, Update
+from plexus_tactus_cache.schedule import Schedule
 from plexus_tactus_cache.settings import CacheSettings
-from plexus_tactus_cache.store import Header, Link, LocalStore, Pending
+from plexus_tactus_cache.store import Header, LocalStore, Pending
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -54,9 +55,6 @@ PUSH_BATCH = 25
 CONFLICT_ROUNDS = 3  # of reading again and pushing again in one pass
 DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that is a missing record believed
 UNKNOWN_ATTEMPTS = 8  # before an error that nobody knows parks a document
-THROTTLED_FACTOR = 4  # times longer than after an ordinary failure
-UNAUTHORIZED_FACTOR = 5  # times `max_backoff`, until a refused key is tried again
-LONGEST_RETRY_AFTER = 3600.0  # a clock that jumped must not stop us for a year
 
 
 class _LinkDownError(Exception):
@@ -98,36 +96,13 @@ class SyncEngine:
         self._store = store
         self._procedures = procedures
         self._settings = settings
-        self._jitter = jitter
+        self._schedule = Schedule(store, settings, procedures.credentials, jitter)
         self._new_id = new_id
         self._lock = threading.Lock()
 
-    # --- when ---------------------------------------------------------------------------------------------
-
     def next_due(self, now: float) -> float | None:
         """When `run_once` will next have something to do; None while nothing waits."""
-        times = [self._due(pending, now) for pending in self._store.outbox().values() if pending.parked is None]
-        return max(min(times), self._link_due(self._store.link(), now)) if times else None
-
-    def _due(self, pending: Pending, now: float) -> float:
-        """When a document may travel: writes coalesce for `push_interval`, and stored times are not trusted far."""
-        coalesced = min(pending.since, now) + self._settings.push_interval
-        return max(coalesced, min(pending.due, now + self._settings.max_backoff))
-
-    def _link_due(self, link: Link, now: float) -> float:
-        if link.state == "unauthorized" and link.credentials != self._procedures.credentials:
-            return 0.0
-        longest = self._settings.max_backoff * UNAUTHORIZED_FACTOR
-        return min(link.due, now + (LONGEST_RETRY_AFTER if link.told_to_wait else longest))
-
-    def _delay(self, attempts: int, factor: float = 1.0) -> float:
-        """Exponential with full jitter and a cap."""
-        delays = backoff.expo(factor=factor, max_value=self._settings.max_backoff * factor)
-        next(delays)  # backoff's generators begin with a None
-        longest = 0.0
-        for _ in range(min(attempts, 32)):
-            longest = next(delays)
-        return self._jitter(longest)
+        return self._schedule.next_due(now)
 
     # --- a pass -------------------------------------------------------------------------------------------
 
@@ -138,13 +113,11 @@ class SyncEngine:
         """
         with self._lock:
             done = _Pass()
-            link = self._store.link()
-            waits = self._link_due(link, now) > now and (link.told_to_wait or not force)
-            if not waits:
+            if not self._schedule.blocked(now, force=force):
                 due = [
                     procedure_id
                     for procedure_id, pending in sorted(self._store.outbox().items(), key=lambda item: item[1].since)
-                    if pending.parked is None and (force or self._due(pending, now) <= now)
+                    if pending.parked is None and (force or self._schedule.due(pending, now) <= now)
                 ]
                 try:
                     self._push_all(due, now, done)
@@ -203,7 +176,7 @@ class SyncEngine:
         except RequestFailed as error:
             self._request_failed(error.failure, ids, now, done)
             return []
-        self._link_up(now)
+        self._schedule.succeeded(now)
         ready = []
         for procedure_id, answer in answers.items():
             if isinstance(answer, Failure):
@@ -356,7 +329,7 @@ class SyncEngine:
                 self._forget(pushes)
             self._request_failed(error.failure, [push.procedure_id for push in pushes], now, done)
             return []
-        self._link_up(now)
+        self._schedule.succeeded(now)
         conflicts = []
         for push in pushes:
             answer = answers[push.procedure_id]
@@ -407,7 +380,7 @@ class SyncEngine:
         """What a failure means for one procedure. Raises _LinkDownError when it means the same for all."""
         if failure.kind in (FailureClass.OFFLINE, FailureClass.THROTTLED, FailureClass.UNAUTHORIZED):
             done.errors.append(f"{failure.kind.value}: {failure.message}")
-            self._link_failed(failure, now)
+            self._schedule.failed(failure, now)
             raise _LinkDownError
         done.errors.append(f"{procedure_id}: {failure.message}")
         if failure.kind is FailureClass.REFUSED:
@@ -418,7 +391,7 @@ class SyncEngine:
         if attempts >= UNKNOWN_ATTEMPTS:
             self._park(procedure_id, f"failed {attempts} times: {failure.message}", now, done)
             return
-        due = now + self._delay(attempts)
+        due = now + self._schedule.delay(attempts)
         self._update_pending(procedure_id, now, attempts=attempts, due=due, error=failure.message)
 
     def _park(self, procedure_id: str, reason: str, now: float, done: _Pass) -> None:
@@ -434,45 +407,6 @@ class SyncEngine:
         with self._store.rows.transaction():
             pending = self._store.pending(procedure_id) or Pending(since=now)
             self._store.put_pending(procedure_id, pending._replace(**changes))
-
-    def _link_failed(self, failure: Failure, now: float) -> None:
-        before = self._store.link()
-        attempts = before.attempts + 1
-        if failure.retry_after is not None:
-            delay = failure.retry_after
-        elif failure.kind is FailureClass.UNAUTHORIZED:
-            delay = self._settings.max_backoff * UNAUTHORIZED_FACTOR
-        else:
-            delay = self._delay(attempts, THROTTLED_FACTOR if failure.kind is FailureClass.THROTTLED else 1.0)
-        link = Link(
-            state=failure.kind.value,
-            problem=failure.message,
-            attempts=attempts,
-            due=now + delay,
-            told_to_wait=failure.retry_after is not None,
-            last_success=before.last_success,
-            credentials=self._procedures.credentials if failure.kind is FailureClass.UNAUTHORIZED else None,
-        )
-        self._put_link(link)
-        if before.state != link.state:
-            level = logging.ERROR if failure.kind is FailureClass.UNAUTHORIZED else logging.WARNING
-            log.log(
-                level,
-                "Plexus is out of reach (%s: %s); everything is kept and will be pushed later",
-                link.state,
-                link.problem,
-            )
-
-    def _link_up(self, now: float) -> None:
-        """Plexus answered: everyone's delay is lifted."""
-        before = self._store.link()
-        self._put_link(Link(state="online", last_success=now))
-        if before.state not in ("online", "unknown"):
-            log.warning("Plexus answers again")
-
-    def _put_link(self, link: Link) -> None:
-        with self._store.rows.transaction():
-            self._store.put_link(link)
 
 
 @dataclass(frozen=True)
