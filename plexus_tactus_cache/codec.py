@@ -34,6 +34,7 @@ Notes = dict[str, list[Any]]
 
 MAX_DEPTH = 100  # orjson refuses to write deeper than 254, Python to recurse deeper than 1000 frames
 SAFE_INTEGER = 2**53  # beyond it a JSON number is not safe (plexus-facts.md §3)
+LONG_INTEGER = 10_000  # bits; Python refuses to print much longer ones in decimal
 # DynamoDB keeps numbers between 1E-130 and 9.99E+125; others travel as text.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-130, 1e125
 
@@ -48,10 +49,13 @@ class Encoded(NamedTuple):
 class UnknownModel(dict[str, Any]):
     """The fields of a pydantic model whose class is not loaded in this process; stored again as that model."""
 
-    def __init__(self, fields: Mapping[str, Any], model: str, unset: list[str]) -> None:
+    model: str
+    rest: list[Any]  # of its note
+
+    def __init__(self, fields: Mapping[str, Any], model: str, rest: list[Any]) -> None:
         super().__init__(fields)
         self.model = model
-        self.unset = unset
+        self.rest = rest
 
 
 def dumps(plain: Plain) -> bytes:
@@ -67,7 +71,7 @@ def digest(plain: Plain) -> str:
 def canonical(remote: Plain) -> Plain:
     """A JSON value from Plexus in the form that `encode` writes: integral floats as integers."""
     if isinstance(remote, float):
-        return int(remote) if remote.is_integer() else remote
+        return int(remote) if remote.is_integer() and abs(remote) <= SAFE_INTEGER else remote
     if isinstance(remote, list):
         return [canonical(item) for item in remote]
     if isinstance(remote, dict):
@@ -149,7 +153,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     "uuid": uuid.UUID,
     "bytes": base64.b64decode,
     "bytearray": lambda text: bytearray(base64.b64decode(text)),
-    "int": int,
+    "int": lambda text: int(text, 0),
 }
 
 
@@ -157,8 +161,6 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (str, str.__str__),
     (int, int),
     (float, float),
-    (dict, dict),
-    (list, list),
 )
 
 
@@ -166,7 +168,7 @@ class _Encoder:
     def __init__(self, *, lenient: bool) -> None:
         self.lenient = lenient
         self.notes: Notes = {}
-        self.open: set[int] = set()  # ids of the containers around the current value
+        self.open: set[object] = set()  # the containers around the current value, by identity
 
     def run(self, value: Any) -> Encoded:
         try:
@@ -184,7 +186,7 @@ class _Encoder:
             if -SAFE_INTEGER <= value <= SAFE_INTEGER:
                 return value
             self.notes[path] = ["int"]
-            return str(value)
+            return str(value) if value.bit_length() < LONG_INTEGER else hex(value)
         if kind is float:
             return self.number(value, path)
         if kind is dict:
@@ -202,7 +204,7 @@ class _Encoder:
         if is_lua_table(value):
             return self.lua_table(value, path)
         if isinstance(value, UnknownModel):
-            self.notes[path] = ["model", value.model, value.unset]
+            self.notes[path] = ["model", value.model, *value.rest]
             return self.container(value, path, self.mapping)
         if isinstance(value, BaseModel):
             return self.container(value, path, self.model)
@@ -211,8 +213,12 @@ class _Encoder:
             return self.container(value, path, self.items)
         if isinstance(value, (set, frozenset)):
             self.notes[path] = ["set" if isinstance(value, set) else "frozenset"]
-            return self.items(sorted(value, key=_by_content), path)
-        # Subclasses come back as the type they equal: a str enum as its text, an OrderedDict as a dict.
+            return self.unordered(value, path)
+        if isinstance(value, dict):  # an OrderedDict, a defaultdict: they come back as the dict they equal
+            return self.container(value, path, self.mapping)
+        if isinstance(value, list):
+            return self.container(value, path, self.items)
+        # Subclasses come back as the type they equal: a str enum as its text.
         for base, plain in _BASES:
             if isinstance(value, base):
                 return self.value(plain(value), path)
@@ -244,8 +250,8 @@ class _Encoder:
         self.notes[path] = ["float", repr(value)]
         return repr(value)
 
-    def container(self, value: Any, path: str, write: Callable[[Any, str], Plain]) -> Plain:
-        identity = id(value)
+    def container(self, value: Any, path: str, write: Callable[[Any, str], Plain], identity: object = None) -> Plain:
+        identity = identity or id(value)
         if identity in self.open:
             return self.refuse(path, "it contains itself")
         if len(self.open) >= MAX_DEPTH:
@@ -258,6 +264,20 @@ class _Encoder:
 
     def items(self, value: Iterable[Any], path: str) -> Plain:
         return [self.value(item, f"{path}/{index}") for index, item in enumerate(value)]
+
+    def unordered(self, value: Iterable[Any], path: str) -> Plain:
+        """The items of a set, by content, so that equal sets are written alike. Each is encoded once."""
+        items = sorted((self.apart(item, path) for item in value), key=lambda item: dumps(list(item)))
+        for index, item in enumerate(items):
+            self.notes.update((f"{path}/{index}{inner}", note) for inner, note in item.notes.items())
+        return [item.plain for item in items]
+
+    def apart(self, value: Any, path: str) -> Encoded:
+        """`value` with notes of its own; what is wrong with it is wrong at `path`."""
+        try:
+            return _Encoder(lenient=self.lenient).run(value)
+        except ValueNotSerializable as error:
+            raise ValueNotSerializable(path, error.problem) from None
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> Plain:
         names = self.keys(value, path)
@@ -273,12 +293,12 @@ class _Encoder:
         exact: dict[str, list[Any]] = {}
         taken = {key for key in value if type(key) is str}
         for key in value:
-            encoded = _Encoder(lenient=self.lenient).run(key)
+            encoded = self.apart(key, path)
+            if isinstance(encoded.plain, dict):
+                encoded = Encoded(self.refuse(path, f"a key of type {type(key).__qualname__} cannot be stored"), {})
             if type(key) is str and not encoded.notes:
                 names.append(key)
                 continue
-            if not isinstance(key, (str, int, float, bool, tuple, type(None), bytes, dt.date, uuid.UUID, frozenset)):
-                raise ValueNotSerializable(path, f"a key of type {type(key).__qualname__} cannot be stored")
             name = encoded.plain if isinstance(encoded.plain, str) else dumps(encoded.plain).decode()
             while name in taken:
                 name += "~"
@@ -291,27 +311,26 @@ class _Encoder:
 
     def model(self, value: BaseModel, path: str) -> Plain:
         kind = type(value)
-        if "<locals>" in kind.__qualname__:
-            return self.refuse(
-                path, f"the model {kind.__qualname__} is defined inside a function, so it cannot be found again"
-            )
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        if _find_model(name) is not kind:
+            return self.refuse(path, f"the model {name} cannot be found again under that name")
         fields = {**value.__dict__, **(value.__pydantic_extra__ or {})}
         unset = sorted(set(fields) - value.model_fields_set)
-        self.notes[path] = ["model", f"{kind.__module__}:{kind.__qualname__}", unset]
+        private = self.apart(value.__pydantic_private__, path)
+        self.notes[path] = ["model", name, unset, list(private)] if private.plain else ["model", name, unset]
         return self.mapping(fields, path)
 
     def lua_table(self, value: Any, path: str) -> Plain:
         """Keys 1..n: a list; else, and when empty, a dict with the keys as they are (mixed, sparse)."""
-        entries = dict(value.items())
+        try:
+            entries = dict(value.items())
+        except UnicodeDecodeError:
+            return self.refuse(path, "it holds a Lua string that is not UTF-8 text")
         count = len(entries)
-        # Each Lua access makes a new wrapper, so identity says nothing here: depth catches a cycle.
+        identity = repr(value)  # each Lua access makes a new wrapper; its repr has the address of the table
         if count and all(type(key) is int and 1 <= key <= count for key in entries):
-            return self.container([entries[index] for index in range(1, count + 1)], path, self.items)
-        return self.container(entries, path, self.mapping)
-
-
-def _by_content(value: Any) -> bytes:
-    return dumps(list(encode_leniently(value)))
+            return self.container([entries[index] for index in range(1, count + 1)], path, self.items, identity)
+        return self.container(entries, path, self.mapping, identity)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------
@@ -336,25 +355,62 @@ def _decode(plain: Plain, notes: Notes, path: str) -> Any:
         keys = notes.get(f"{path}#keys")
         exact = keys[1] if keys else {}
         value = {
-            decode(Encoded(*exact[name])) if name in exact else name: _decode(item, notes, f"{path}/{escape(name)}")
+            _key(exact[name]) if name in exact else name: _decode(item, notes, f"{path}/{escape(name)}")
             for name, item in plain.items()
         }
-        return _model(note[1], note[2], value) if tag == "model" and note else value
+        return _model(note[1], note[2:], value) if tag == "model" and note else value
     if isinstance(plain, list):
         items = [_decode(item, notes, f"{path}/{index}") for index, item in enumerate(plain)]
-        return _SEQUENCES[tag](items) if tag else items
+        try:
+            return _SEQUENCES[tag](items) if tag else items
+        except TypeError:  # a set one of whose items was only described (`encode_leniently`)
+            return items
     return plain
+
+
+def _key(encoded: list[Any]) -> Any:
+    """A key that is not text; one that was described only (`encode_leniently`) comes back as its description."""
+    key = decode(Encoded(*encoded))
+    try:
+        hash(key)
+    except TypeError:
+        return dumps(encoded[0]).decode()
+    return key
 
 
 _SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def _model(name: str, unset: list[str], fields: dict[str, Any]) -> Any:
-    """The model of that name, if its module is loaded: nothing is ever imported on the word of stored data."""
+def _find_model(name: str) -> type[BaseModel] | None:
+    """The model of that name, if its module is loaded.
+
+    Nothing is ever imported or called on the word of stored data: names are looked up in namespaces, past any
+    `__getattr__` that would import.
+    """
     module, _, qualname = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if not (isinstance(found, type) and issubclass(found, BaseModel)):
-        return UnknownModel(fields, name, unset)
-    return found.model_construct(_fields_set=set(fields).difference(unset), **fields)
+        found = getattr(found, "__dict__", {}).get(part)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _model(name: str, rest: list[Any], fields: dict[str, Any]) -> Any:
+    """The model as it was: no validator and no hook runs, as they ran when it was made."""
+    found = _find_model(name)
+    if found is None:
+        return UnknownModel(fields, name, rest)
+    unset, *private = rest
+    declared = found.model_fields
+    extra = {key: value for key, value in fields.items() if key not in declared}
+    value = found.__new__(found)
+    for slot, content in (
+        ("__dict__", {key: value for key, value in fields.items() if key in declared}),
+        ("__pydantic_fields_set__", set(fields).difference(unset)),
+        ("__pydantic_extra__", extra if found.model_config.get("extra") == "allow" else None),
+        (
+            "__pydantic_private__",
+            decode(Encoded(*private[0])) if private else {} if found.__private_attributes__ else None,
+        ),
+    ):
+        object.__setattr__(value, slot, content)
+    return value

@@ -193,10 +193,12 @@ def _parse(metadata: Any) -> Envelope:
         raise _UnusableError(f"another version of this package wrote the record, in format {book.get('format')!r}")
     parts = book.get("parts", {})
     log, variables = _read_log(metadata.get("checkpoints") or {}, parts.get("checkpoints", {}))
-    replay_index = metadata.get("replay_index") or 0
+    replay_index = metadata.get("replay_index")
+    if not isinstance(replay_index, int):
+        replay_index = 0
     document = Document(
         log=log,
-        replay_index=replay_index if isinstance(replay_index, int) else 0,
+        replay_index=min(replay_index, len(log)),  # a reset empties the log and leaves the index
         state=_read_part(metadata.get("state") or {}, parts.get("state", {})),
         lua_state=_read_part(metadata.get("lua_state") or {}, parts.get("lua_state", {})),
         extras=Encoded(*book["extras"]) if "extras" in book else None,

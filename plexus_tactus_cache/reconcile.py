@@ -129,6 +129,7 @@ class Plan:
     reason: str = ""
     take_log: bool = False  # with the replay index
     take_status: bool = False
+    restore_status: tuple[str | None, str | None] | None = None  # what the scanner's STALLED replaced
     take_extras: bool = False
     take_state: frozenset[str] = frozenset()
     take_lua_state: frozenset[str] = frozenset()
@@ -180,12 +181,13 @@ def _merge(base: Digests, local: Digests, remote: Digests) -> Plan:
         if local.status is None:  # what was never set here is no change
             status_here = status_before
         local_went_on = not take_log and local.log != base.log
+        take_status = _side("status", status_before, status_here, status_there)
+        overruled = take_status and status_there[0] == "STALLED" and local_went_on  # the scanner was wrong about us
         return Plan(
             Action.MERGE,
             take_log=take_log,
-            # the stale-run scanner was wrong about a worker that went on
-            take_status=_side("status", status_before, status_here, status_there)
-            and not (status_there[0] == "STALLED" and local_went_on),
+            take_status=take_status and not overruled,
+            restore_status=(status_before[0] or "RUNNING", status_before[1]) if overruled else None,
             take_extras=_side("the asynchronous procedures", base.extras, local.extras, remote.extras),
             take_state=_keys("state", base.state, local.state, remote.state),
             take_lua_state=_keys("lua_state", base.lua_state, local.lua_state, remote.lua_state),
@@ -248,13 +250,14 @@ def merged(local: Document, remote: Document, plan: Plan) -> Document:
     """The local document with what the plan takes from the remote."""
     log = _take_log(local, remote) if plan.take_log else local.log
     chosen = remote if plan.take_status else local
+    status = plan.restore_status or (chosen.status, chosen.waiting_on_message_id)
     return Document(
         log=log,
         replay_index=(remote if plan.take_log else local).replay_index,
         state=_take(local.state, remote.state, plan.take_state),
         lua_state=_take(local.lua_state, remote.lua_state, plan.take_lua_state),
-        status=chosen.status,
-        waiting_on_message_id=chosen.waiting_on_message_id,
+        status=status[0],
+        waiting_on_message_id=status[1],
         extras=remote.extras if plan.take_extras else local.extras,
         variables={**local.variables, **remote.variables},
     )

@@ -78,10 +78,11 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         self._pragma = f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}"
         self.read_only: str | None = None
         self.path = directory
-        directory = _prepare(directory)
-        if directory != self.path:
-            self.read_only = f"{self.path} cannot be written; serving a copy of it"
-        with self._translated():
+        if not _writable(directory):
+            self.read_only = f"{self.path} cannot be written; what it holds can be read"
+            self._copy = _copy(directory)  # removed with this object
+            directory = Path(self._copy.name)
+        try:
             super().__init__(
                 str(directory),
                 timeout=lock_timeout,
@@ -96,8 +97,18 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
                 sqlite_synchronous=_SYNCHRONOUS["full"],
                 sqlite_auto_vacuum=0,
             )
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        except OSError as error:
+            raise StoreReadOnly(f"{self.path} cannot be used: {error.strerror}") from error
         for file in directory.glob(f"{DATABASE}*"):
             file.chmod(0o600)
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        super().close()
+        if self.read_only:
+            self._copy.cleanup()
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -120,18 +131,6 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         self._txn_id = None
         self._pid = os.getpid()
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """The one place where the database's errors become ours."""
-        try:
-            yield
-        except diskcache.Timeout as error:
-            raise self._why_no_transaction() from error
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
-        except OSError as error:
-            raise StoreReadOnly(f"{self.path} cannot be used: {error.strerror}") from error
-
     def _translate(self, error: sqlite3.Error) -> LocalStoreError:
         text = str(error)
         if "full" in text:
@@ -144,57 +143,50 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
             return CacheCorrupted(f"the database in {self.path} is damaged ({text}): move the directory aside")
         return LocalStoreError(f"the local store in {self.path} failed: {text}")
 
-    def _why_no_transaction(self) -> LocalStoreError:
-        """diskcache answers every failed BEGIN with Timeout and drops the reason: ask again for it."""
-        connection = self._con
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            return self._translate(error)
-        connection.execute("ROLLBACK")
-        return StoreBusy(f"another process held the write lock of {self.path} for {self.timeout} s")
-
     # --- transactions -------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing, durable when it returns; one writer at a time in all processes."""
+        """All or nothing, durable when it returns; one writer at a time in all processes. One inside another is part
+        of it.
+
+        Not diskcache's `transact`: that drops the reason when it cannot begin, and after a full disk it leaves a
+        connection on which nothing works any more.
+        """
         if self.read_only:
             raise StoreReadOnly(self.read_only)
-        if self._txn_id == threading.get_ident():  # part of the one around it
+        connection = self._con
+        if connection.in_transaction:
             yield
             return
-        with self._translated():
-            try:
-                with self.transact():
-                    yield
-            except BaseException:
-                # After a full disk SQLite has rolled back by itself, or, failing at COMMIT, not at all:
-                # either way diskcache leaves a connection on which nothing works any more.
-                if self._con.in_transaction:
-                    self._con.execute("ROLLBACK")
-                raise
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        finally:
+            if connection.in_transaction:  # after a full disk SQLite may have rolled back by itself
+                connection.execute("ROLLBACK")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Reads inside see one state of the store and block nobody."""
-        with self._translated():
-            connection = self._con
-            if connection.in_transaction:  # a transaction is a snapshot already
-                yield
-                return
-            connection.execute("BEGIN")
-            try:
-                yield
-            finally:
+        connection = self._con
+        if connection.in_transaction:  # a transaction is a snapshot already
+            yield
+            return
+        self._execute("BEGIN")
+        try:
+            yield
+        finally:
+            if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
     # --- rows ---------------------------------------------------------------------------------------------
 
     def read_row(self, key: str) -> bytes | None:
         """The bytes under `key`, or None. Raises CacheCorrupted when they are not those that were written."""
-        found = self._execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,)).fetchone()
-        return None if found is None else self._checked(key, *found)
+        found = self._execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,))
+        return self._checked(key, *found[0]) if found else None
 
     def write_row(self, key: str, payload: bytes) -> None:
         """Put `payload` under `key`.
@@ -218,14 +210,16 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         found = self._execute(
             "SELECT key, mode, filename, value FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY key",
             (prefix + start, _after(prefix)),
-        ).fetchall()
+        )
         cut, raw, crc32 = len(prefix), diskcache.core.MODE_RAW, zlib.crc32
         rows: list[tuple[str, bytes]] = []
         for key, mode, filename, value in found:  # `_checked`, spelled out: a long log is ten thousand rows
-            payload = value[_CHECKSUM_BYTES:] if mode == raw else b""
-            if value[:_CHECKSUM_BYTES] != crc32(payload, crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "big"):
-                self._checked(key, mode, filename, value)  # raises
-            rows.append((key[cut:], payload))
+            if mode == raw and filename is None and type(value) is bytes:
+                payload = value[_CHECKSUM_BYTES:]
+                if value[:_CHECKSUM_BYTES] == crc32(payload, crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "big"):
+                    rows.append((key[cut:], payload))
+                    continue
+            self._checked(key, mode, filename, value)  # raises
         return rows
 
     def delete_rows(self, keys: Iterable[str]) -> None:
@@ -237,17 +231,18 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         """Forget what `scan` with the same arguments returns."""
         self._execute("DELETE FROM Cache WHERE raw = 1 AND key >= ? AND key < ?", (prefix + start, _after(prefix)))
 
-    def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """All rows of one statement: the one place where the database's errors become ours."""
         try:
-            return self._con.execute(statement, values)
+            return self._con.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
     def _checked(self, key: str, mode: int, filename: str | None, value: Any) -> bytes:
-        stored = self._disk.fetch(mode, filename, value, False)
-        payload: bytes = stored[_CHECKSUM_BYTES:]
-        if stored[:_CHECKSUM_BYTES] == _checksum(key, payload):
-            return payload
+        if mode == diskcache.core.MODE_RAW and filename is None and isinstance(value, bytes):
+            payload: bytes = value[_CHECKSUM_BYTES:]
+            if value[:_CHECKSUM_BYTES] == _checksum(key, payload):
+                return payload
         raise CacheCorrupted(
             f"row {key!r} in {self.path} does not match its checksum; other procedures are not affected"
         )
@@ -277,31 +272,33 @@ def _make_durably(directory: Path) -> None:
         os.close(parent)
 
 
-def _prepare(directory: Path) -> Path:
-    """The directory, private and writable; a copy of it where it holds a store that cannot be written.
+def _writable(directory: Path) -> bool:
+    """Make the directory private and ready to be written; False where it holds a store that can only be read.
 
-    Raises StoreReadOnly when there is neither.
+    Raises StoreReadOnly when it can be neither.
     """
     try:
         _make_durably(directory)
-        writable = os.access(directory, os.W_OK | os.X_OK)
+        directory.chmod(0o700)
+        with tempfile.TemporaryFile(dir=directory):  # asks the file system: root passes every other check
+            pass
         database = directory / DATABASE
-        if writable and database.exists():
-            writable = os.access(database, os.W_OK)
-        if writable:
-            with tempfile.TemporaryFile(dir=directory):  # a read-only mount lets root pass the checks above
+        if database.exists():
+            with database.open("r+b"):
                 pass
-            directory.chmod(0o700)
-            return directory
     except FileExistsError as error:
         raise StoreReadOnly(f"{directory} is not a directory") from error
     except OSError as error:
-        if not (directory / DATABASE).exists():
+        if not (directory / DATABASE).is_file():
             raise StoreReadOnly(f"{directory} cannot be created or written: {error.strerror}") from error
-    if not (directory / DATABASE).exists():
-        raise StoreReadOnly(f"{directory} cannot be written, and there is no store in it to read")
-    copy = Path(tempfile.mkdtemp(prefix="plexus-tactus-cache-"))
+        return False
+    return True
+
+
+def _copy(directory: Path) -> tempfile.TemporaryDirectory[str]:
+    """A copy of a store that cannot be written: SQLite has to write beside a database even to read it."""
+    copy = tempfile.TemporaryDirectory(prefix="plexus-tactus-cache-")
     for file in directory.glob(f"{DATABASE}*"):
         if not file.name.endswith("-shm"):  # rebuilt from the log
-            shutil.copyfile(file, copy / file.name)
+            shutil.copyfile(file, Path(copy.name, file.name))
     return copy

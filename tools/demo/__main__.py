@@ -49,7 +49,9 @@ class Demo:
         """The story, and what became of it."""
         plexus, steps = self._plexus, expected.STEPS
         plexus.put(PROCEDURE_ID, name="Demo", accountId="account", status="PENDING", metadata=expected.FOREIGN)
-        self.say(f"Plexus simulator runs (process {plexus.pid}); its record has {len(expected.FOREIGN)} keys of other writers")
+        self.say(
+            f"Plexus simulator runs (process {plexus.pid}); its record has {len(expected.FOREIGN)} keys of other writers"
+        )
 
         self.start_worker()
         self.until(AWAY_AT)
@@ -73,7 +75,9 @@ class Demo:
         self.say(f"the procedure has finished, and its process has ended; Plexus has {self.in_plexus()} checkpoints")
 
         drained, writes = self.drain()
-        self.say(f"drained by the next process that opens the store: {self.in_plexus()} of {steps} checkpoints are in Plexus")
+        self.say(
+            f"drained by the next process that opens the store: {self.in_plexus()} of {steps} checkpoints are in Plexus"
+        )
         stats = plexus.stats()
         self.say(
             f"{writes} local writes travelled in {stats['requests']} requests "
@@ -161,8 +165,17 @@ class Demo:
         return Check("the cache says that nothing is pending", None if clean else f"it says {status}"), writes
 
     def read_with_an_empty_cache(self) -> dict[str, Any]:
-        command = [sys.executable, "-m", "tools.demo.reader", self._plexus.url, self._plexus.key, str(self._folder / "second")]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "tools.demo.reader",
+            self._plexus.url,
+            self._plexus.key,
+            str(self._folder / "second"),
+        ]
+        done = subprocess.run(
+            command, env=self._environment, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
         if done.returncode:
             raise DemoFailed(f"the second cache could not read Plexus:\n{done.stderr[-3000:]}")
         found: dict[str, Any] = json.loads(done.stdout)
@@ -191,7 +204,9 @@ class _Narrator(logging.Handler):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
-    parser.add_argument("--tamper", action="store_true", help="spoil the record before comparing: the verdict must be LOST")
+    parser.add_argument(
+        "--tamper", action="store_true", help="spoil the record before comparing: the verdict must be LOST"
+    )
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="plexus-tactus-demo-"))
     try:
@@ -207,7 +222,9 @@ def main() -> int:
         return 1
     print()
     for check in checks:
-        print(f"  {'ok  ' if check.problem is None else 'LOST'}  {check.name}{f': {check.problem}' if check.problem else ''}")
+        print(
+            f"  {'ok  ' if check.problem is None else 'LOST'}  {check.name}{f': {check.problem}' if check.problem else ''}"
+        )
     lost = [check for check in checks if check.problem is not None]
     if lost:
         print(f"\nVERDICT: LOST. {len(lost)} of {len(checks)} checks failed (everything is kept in {folder})")

@@ -53,7 +53,9 @@ def check_record(record: dict[str, Any]) -> list[Check]:
     entries = sorted(checkpoints.values(), key=lambda entry: int(entry["position"]))
     foreign = {key: metadata.get(key) for key in expected.FOREIGN}
     return [
-        _same("plain GraphQL: every checkpoint and its result", [entry["result"] for entry in entries], expected.results()),
+        _same(
+            "plain GraphQL: every checkpoint and its result", [entry["result"] for entry in entries], expected.results()
+        ),
         _same("plain GraphQL: the state", metadata.get("state"), expected.state()),
         _same("plain GraphQL: the keys of other writers", foreign, expected.FOREIGN),
         _same("plain GraphQL: the status", record["status"], "COMPLETED"),

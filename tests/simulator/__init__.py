@@ -1,0 +1,1 @@
+"""Tests of the Plexus simulator: each fact of the real API, over real HTTP."""

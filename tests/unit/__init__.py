@@ -1,0 +1,1 @@
+"""Behaviour of each module, one at a time."""
