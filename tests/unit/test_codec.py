@@ -97,7 +97,7 @@ def test_encoding_leaves_the_value_alone_and_decoding_leaves_the_record_alone(va
     assert pack(encoded) == packed
 
 
-@pytest.mark.parametrize("value", SPECIAL_FLOATS + SPECIAL_INTEGERS, ids=repr)
+@pytest.mark.parametrize("value", SPECIAL_FLOATS + SPECIAL_INTEGERS, ids=repr)  # type: ignore[operator]
 @pytest.mark.parametrize("wrap", [lambda v: v, lambda v: [v], lambda v: {"k": v}, lambda v: {v: 1}, lambda v: (v,)])
 def test_numbers(value: Any, wrap: Any) -> None:
     plain, notes = encode(wrap(value))

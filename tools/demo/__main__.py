@@ -50,7 +50,8 @@ class Demo:
         plexus, steps = self._plexus, expected.STEPS
         plexus.put(PROCEDURE_ID, name="Demo", accountId="account", status="PENDING", metadata=expected.FOREIGN)
         self.say(
-            f"Plexus simulator runs (process {plexus.pid}); its record has {len(expected.FOREIGN)} keys of other writers"
+            f"Plexus simulator runs (process {plexus.pid}); "
+            f"its record has {len(expected.FOREIGN)} keys of other writers"
         )
 
         self.start_worker()
@@ -222,9 +223,8 @@ def main() -> int:
         return 1
     print()
     for check in checks:
-        print(
-            f"  {'ok  ' if check.problem is None else 'LOST'}  {check.name}{f': {check.problem}' if check.problem else ''}"
-        )
+        verdict = "ok  " if check.problem is None else "LOST"
+        print(f"  {verdict}  {check.name}{f': {check.problem}' if check.problem else ''}")
     lost = [check for check in checks if check.problem is not None]
     if lost:
         print(f"\nVERDICT: LOST. {len(lost)} of {len(checks)} checks failed (everything is kept in {folder})")
