@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -63,7 +64,7 @@ class Procedures:
         found = self._request(f"query Procedures({parameters}) {{ {fields} }}", variables, len(ids))
         answers: dict[str, Remote | Failure | None] = {}
         for procedure_id, answer in zip(ids, found, strict=True):
-            answers[procedure_id] = _remote(answer) if isinstance(answer, dict) else answer
+            answers[procedure_id] = _understood(_remote, answer) if isinstance(answer, dict) else answer
         return answers
 
     def update(self, updates: Sequence[Update]) -> dict[str, str | Failure]:
@@ -87,7 +88,7 @@ class Procedures:
         for update, answer in zip(updates, found, strict=True):
             if answer is None:
                 answer = Failure(FailureClass.UNKNOWN, "Plexus answered neither with the record nor with an error")
-            answers[update.procedure_id] = answer["updatedAt"] if isinstance(answer, dict) else answer
+            answers[update.procedure_id] = _understood(_token, answer) if isinstance(answer, dict) else answer
         return answers
 
     def _request(self, query: str, variables: dict[str, Any], count: int) -> list[dict[str, Any] | Failure | None]:
@@ -115,9 +116,26 @@ class Procedures:
         return answers
 
 
+_Answer = TypeVar("_Answer")
+
+
+def _understood(read: Callable[[dict[str, Any]], _Answer], record: dict[str, Any]) -> _Answer | Failure:
+    """What `read` makes of a record, or that it is none."""
+    try:
+        return read(record)
+    except (KeyError, TypeError, ValueError):
+        return Failure(FailureClass.UNKNOWN, "Plexus answered with a record that lacks what we asked for")
+
+
+def _token(record: dict[str, Any]) -> str:
+    updated_at: str = record["updatedAt"]
+    dt.datetime.fromisoformat(updated_at)  # or it is not what we take it for
+    return updated_at
+
+
 def _remote(record: dict[str, Any]) -> Remote:
     return Remote(
-        updated_at=record["updatedAt"],
+        updated_at=_token(record),
         status=record.get("status"),
         waiting_on_message_id=record.get("waitingOnMessageId"),
         envelope=parse(record.get("metadata")),

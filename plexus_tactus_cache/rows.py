@@ -104,9 +104,9 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         for file in directory.glob(f"{DATABASE}*"):
             file.chmod(0o600)
 
-    def close(self) -> None:
-        """Close this thread's connection."""
-        super().close()
+    def discard(self) -> None:
+        """Close this thread's connection, for good; a copy of a read-only store goes too."""
+        self.close()
         if self.read_only:
             self._copy.cleanup()
 

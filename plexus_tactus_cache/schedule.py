@@ -46,8 +46,8 @@ class Schedule:
 
     def due(self, pending: Pending, now: float) -> float:
         """When a document may travel: writes coalesce for `push_interval`."""
-        coalesced = min(pending.since, now) + self._settings.push_interval
-        return max(coalesced, min(pending.due, now + self._settings.max_backoff))
+        coalesced = pending.since + self._settings.push_interval if pending.since <= now else now
+        return max(coalesced, _believed(pending.due, now, self._settings.max_backoff))
 
     def blocked(self, now: float, *, force: bool) -> bool:
         """Whether the connection has to be left alone; `force` stops short of a Retry-After only."""
@@ -58,7 +58,7 @@ class Schedule:
         if link.state == "unauthorized" and link.credentials != self._credentials:
             return 0.0
         longest = self._settings.max_backoff * UNAUTHORIZED_FACTOR
-        return min(link.due, now + (LONGEST_RETRY_AFTER if link.told_to_wait else longest))
+        return _believed(link.due, now, LONGEST_RETRY_AFTER if link.told_to_wait else longest)
 
     def delay(self, attempts: int, factor: float = 1.0) -> float:
         """Seconds to wait after so many failures: exponential with full jitter and a cap."""
@@ -104,3 +104,8 @@ class Schedule:
     def _put(self, link: Link) -> None:
         with self._store.rows.transaction():
             self._store.put_link(link)
+
+
+def _believed(due: float, now: float, longest: float) -> float:
+    """A stored time; one further off than we ever wait was written by a clock that jumped, so it is now."""
+    return due if due <= now + longest else now

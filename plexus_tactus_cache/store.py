@@ -86,7 +86,7 @@ class LocalStore:
         self._bind(None)
 
     def close(self) -> None:
-        self.rows.close()
+        self.rows.discard()
 
     # --- the directory ------------------------------------------------------------------------------------
 

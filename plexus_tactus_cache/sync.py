@@ -316,6 +316,7 @@ class SyncEngine:
         with self._store.rows.transaction():
             for push in pushes:
                 sent = self._store.sent(push.procedure_id)
+                push.repeated = push.push_id in sent
                 sent[push.push_id] = {"version": push.version, "digests": digests_to_json(push.digests)}
                 self._store.put_sent(push.procedure_id, sent)
         try:
@@ -363,9 +364,11 @@ class SyncEngine:
                 self._store.put_pending(procedure_id, Pending(since=now))
 
     def _forget(self, pushes: Iterable[_Push]) -> None:
-        """These pushes certainly were not applied."""
+        """This attempt certainly was not applied; an earlier one of the same push may have been."""
         with self._store.rows.transaction():
             for push in pushes:
+                if push.repeated:
+                    continue
                 sent = self._store.sent(push.procedure_id)
                 sent.pop(push.push_id, None)
                 self._store.put_sent(push.procedure_id, sent)
@@ -409,7 +412,7 @@ class SyncEngine:
             self._store.put_pending(procedure_id, pending._replace(**changes))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Push:
     """One procedure's part of a request, and what its answer will confirm."""
 
@@ -417,6 +420,7 @@ class _Push:
     push_id: str
     version: int
     digests: Digests
+    repeated: bool = False  # an earlier attempt went out under the same push id
 
     @property
     def procedure_id(self) -> str:
