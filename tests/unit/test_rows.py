@@ -150,7 +150,7 @@ def test_durability_holds_on_the_connection_of_every_thread(directory: Path, dur
     assert in_thread(ask) == level
     assert ask() == level  # type: ignore[no-untyped-call]
     rows.close()
-    assert ask() == level  # diskcache opens again on use  # type: ignore[no-untyped-call]
+    assert ask() == level  # type: ignore[no-untyped-call]  # diskcache opens again on use
     assert rows._con.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     rows.close()
 
