@@ -29,7 +29,7 @@ from plexus_tactus_cache.remote import Procedures
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store import Header, LocalStore
 from plexus_tactus_cache.sync import SyncEngine
-from plexus_tactus_cache.worker import Leadership, SyncThread
+from plexus_tactus_cache.worker import Leadership, SyncThread, within
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -86,6 +86,7 @@ class ProcedureCache:
         self._engine: SyncEngine | None = None
         self._procedures: Procedures | None = None
         self._thread: SyncThread | None = None
+        self._passing = threading.Lock()  # one foreground pass at a time: they do not pile up while Plexus hangs
         if self._client is not None and not self._store.rows.read_only:
             self._procedures = Procedures(self._client)
             self._engine = SyncEngine(self._store, self._procedures, self.settings)
@@ -95,7 +96,6 @@ class ProcedureCache:
 
     def _after_fork_in_child(self) -> None:
         """Everything that must not be shared with the parent is opened anew."""
-        self._store.rows.forked()
         self.documents.forked()
         if not self._closed:
             self._start()
@@ -116,11 +116,12 @@ class ProcedureCache:
         if self._engine is None:
             return SyncReport(pending=self._pending(), errors=("no client: nothing can be pushed",))
         deadline = time.monotonic() + timeout
+        late = SyncReport(errors=(f"not done within {timeout} s; it goes on in the background",))
         request: str | None = None
         try:
             while True:
                 if self._leadership.acquire():
-                    return self._engine.run_once(time.time(), force=True)
+                    return self._pass_within(deadline) or late.model_copy(update={"pending": self._pending()})
                 if request is None:
                     request = uuid.uuid4().hex
                     with self.documents.writing():
@@ -128,14 +129,30 @@ class ProcedureCache:
                 elif request not in self._store.requests():
                     return SyncReport(pending=self._pending())
                 if time.monotonic() >= deadline:
-                    return SyncReport(
-                        pending=self._pending(), errors=("the process that syncs did not answer in time",)
-                    )
+                    return late.model_copy(update={"pending": self._pending()})
                 time.sleep(_POLL)
         finally:
             if request is not None:
                 with self.documents.writing():
                     self._store.drop_request(request)
+
+    def _pass_within(self, deadline: float) -> SyncReport | None:
+        """One pass of this process, or None if Plexus takes longer than that."""
+        engine = self._engine
+        if engine is None or not self._passing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            return None
+
+        def run() -> SyncReport:
+            try:
+                return engine.run_once(time.time(), force=True)
+            finally:
+                self._store.rows.close()  # this thread's connection
+                self._passing.release()
+
+        try:
+            return within(max(0.0, deadline - time.monotonic()), run, "plexus-tactus-cache-sync")
+        except TimeoutError:
+            return None
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until everything written so far is in Plexus.
@@ -339,28 +356,21 @@ class ProcedureCache:
         return header is not None and header.version == 0
 
     def _ask(self, procedure_id: str) -> str | None:
-        """Read the record and reconcile: None, or why Plexus's document is not known.
-
-        The request runs in a helper thread, as a client may retry for longer than we want to wait (§7).
-        """
+        """Read the record and reconcile: None, or why Plexus's document is not known."""
         if self._procedures is None or self._engine is None:
             return "there is no client to ask Plexus with"
-        procedures, answers = self._procedures, list[Remote | Failure | None]()
-        answered = threading.Event()
-
-        def ask() -> None:
-            try:
-                answers.append(procedures.get([procedure_id])[procedure_id])
-            except RequestFailed as error:
-                answers.append(error.failure)
-            finally:
-                answered.set()
-
-        threading.Thread(target=ask, name="plexus-tactus-cache-load", daemon=True).start()
-        answered.wait(self.settings.load_timeout)
-        if not answers:
+        procedures = self._procedures
+        answer: Remote | Failure | None
+        try:
+            answer = within(
+                self.settings.load_timeout,
+                lambda: procedures.get([procedure_id])[procedure_id],
+                "plexus-tactus-cache-load",
+            )
+        except TimeoutError:
             return f"Plexus did not answer within {self.settings.load_timeout} s"
-        answer = answers[0]
+        except RequestFailed as error:
+            answer = error.failure
         if isinstance(answer, Failure):
             where = "Plexus refused it" if answer.kind is FailureClass.REFUSED else "Plexus cannot be asked"
             return f"{where} ({answer.kind.value}: {answer.message})"
@@ -402,12 +412,28 @@ def _close_at_exit(reference: weakref.ref[ProcedureCache]) -> None:
         cache.close()
 
 
-def _reopen_in_child() -> None:
+_forking: list[Documents] = []
+
+
+def _before_fork() -> None:
+    _forking.extend(cache.documents for cache in _open_caches)
+    for documents in _forking:
+        documents.hold_still()
+
+
+def _after_fork_in_parent() -> None:
+    for documents in _forking:
+        documents.go_on()
+    _forking.clear()
+
+
+def _after_fork_in_child() -> None:
     global _shared_lock
     _shared_lock = threading.Lock()
+    _forking.clear()
     for cache in list(_open_caches):
         cache._after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reopen_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

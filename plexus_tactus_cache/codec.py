@@ -83,7 +83,7 @@ def fingerprint(value: Any) -> bytes | None:
     """A cheap mark of a value's content, for noticing changes made in place; None: it has to be encoded to know.
 
     Unlike JSON it tells `1`, `1.0` and `True` apart. Version 2 of marshal writes no references, so equal
-    content gives equal bytes whoever else holds it.
+    content gives equal bytes whoever else holds it. Only bytes and an equal bytearray share a mark.
     """
     try:
         return hashlib.blake2b(marshal.dumps(value, 2), digest_size=16).digest()

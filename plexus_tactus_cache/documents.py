@@ -36,9 +36,21 @@ class Documents:
         self.forked()
 
     def forked(self) -> None:
-        """Locks that another thread of the parent held are never released in a child."""
+        """Start with free locks, as a child process must."""
         self._lock = threading.Lock()
         self._document_locks: dict[str, threading.RLock] = {}
+
+    def hold_still(self) -> None:
+        """Wait until no live object is between two states, and keep it so: the process is about to fork."""
+        self._lock.acquire()
+        for lock in self._document_locks.values():
+            lock.acquire()
+
+    def go_on(self) -> None:
+        """After `hold_still`, in the thread that called it."""
+        for lock in self._document_locks.values():
+            lock.release()
+        self._lock.release()
 
     @contextmanager
     def writing(self) -> Iterator[None]:

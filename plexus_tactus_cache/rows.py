@@ -14,6 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBus
 DATABASE = diskcache.core.DBNAME
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _SYNCHRONOUS = {"full": 2, "normal": 1}
+_PRAGMAS = (
+    f"PRAGMA cache_size = {diskcache.DEFAULT_SETTINGS['sqlite_cache_size']}",
+    f"PRAGMA mmap_size = {diskcache.DEFAULT_SETTINGS['sqlite_mmap_size']}",
+)
 _CHECKSUM_BYTES = 4
 _UPSERT = (
     "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -34,9 +39,13 @@ _UPSERT = (
     " mode = excluded.mode, filename = excluded.filename"
 )
 
-# After a fork, connections of the parent must neither be used nor closed in the child (sqlite.org/howtocorrupt,
-# §2.6); holding a reference keeps the garbage collector from closing them.
-_inherited: list[object] = []
+
+class _Slot:
+    """One thread's place for a connection, and the lock under which it is used: see `_close_before_fork`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.connection: sqlite3.Connection | None = None
 
 
 class _BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no type hints
@@ -73,15 +82,17 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
     """
 
     def __init__(self, directory: Path, *, durability: str, lock_timeout: float) -> None:
-        self._pid = os.getpid()
-        self._local = threading.local()  # diskcache's, holding this thread's connection
         self._pragma = f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}"
         self.read_only: str | None = None
         self.path = directory
+        self._remove_copy: weakref.finalize[..., Rows] | None = None
         if not _writable(directory):
             self.read_only = f"{self.path} cannot be written; what it holds can be read"
-            self._copy = _copy(directory)  # removed with this object
-            directory = Path(self._copy.name)
+            directory = _copy(directory)
+            self._remove_copy = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
+        self.forked()
+        with _lock:
+            _all_rows.add(self)
         try:
             super().__init__(
                 str(directory),
@@ -104,32 +115,81 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         for file in directory.glob(f"{DATABASE}*"):
             file.chmod(0o600)
 
+    def close(self) -> None:
+        """Close this thread's connection; it is opened again when it is needed."""
+        slot = self._slot()
+        with slot.lock:
+            if slot.connection is not None:
+                slot.connection.close()
+                slot.connection = None
+
     def discard(self) -> None:
-        """Close this thread's connection, for good; a copy of a read-only store goes too."""
-        self.close()
-        if self.read_only:
-            self._copy.cleanup()
+        """Close every thread's connection; a copy of a read-only store goes too."""
+        self._hold_still()
+        self._go_on()
+        if self._remove_copy is not None:
+            self._remove_copy()
 
     # --- connections --------------------------------------------------------------------------------------
 
+    def _slot(self) -> _Slot:
+        """This thread's."""
+        slot: _Slot | None = getattr(self._local, "slot", None)
+        if slot is None:
+            slot = self._local.slot = _Slot()
+            with self._slots_lock:
+                self._slots.add(slot)  # weakly: a thread that ends takes its connection along
+        return slot
+
     @property
     def _con(self) -> sqlite3.Connection:
-        """This thread's connection. Its durability is ours, whatever another opener put into the settings table."""
-        if self._pid != os.getpid():
-            self.forked()
-        known = getattr(self._local, "con", None)
-        connection: sqlite3.Connection = super()._con
-        if connection is not known:
-            connection.execute(self._pragma)
-        return connection
+        """This thread's connection; diskcache uses it too.
+
+        Its durability is ours, whatever another opener put into the settings table.
+        """
+        slot = self._slot()
+        if slot.connection is None:
+            try:
+                connection = sqlite3.connect(
+                    Path(self.directory, DATABASE),
+                    timeout=self.timeout,
+                    isolation_level=None,
+                    check_same_thread=False,  # `_hold_still` closes it from the thread that forks
+                )
+                for pragma in (self._pragma, *_PRAGMAS):
+                    connection.execute(pragma)
+            except sqlite3.Error as error:
+                raise self._translate(error) from error
+            slot.connection = connection
+        return slot.connection
 
     def forked(self) -> None:
-        """In a child process: leave the parent's connections alone and start with none."""
-        _inherited.append(self._local)
-        _inherited.append(getattr(self._local, "con", None))
+        """Start with no connection at all, as a child process must."""
         self._local = threading.local()
-        self._txn_id = None
-        self._pid = os.getpid()
+        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()
+        self._slots_lock = threading.Lock()
+
+    def _hold_still(self) -> None:
+        """Wait until no thread uses the store, keep it so, and close every connection."""
+        self._slots_lock.acquire()
+        for slot in list(self._slots):
+            slot.lock.acquire()
+            if slot.connection is not None and not slot.connection.in_transaction:  # only the forking thread's can be
+                slot.connection.close()
+                slot.connection = None
+
+    def _go_on(self) -> None:
+        """After `_hold_still`, in the parent."""
+        for slot in list(self._slots):
+            slot.lock.release()
+        self._slots_lock.release()
+
+    def _leave_to_parent(self) -> None:
+        """After `_hold_still`, in the child."""
+        _inherited.extend(slot.connection for slot in self._slots if slot.connection is not None)
+        self.forked()
+        if self._remove_copy is not None:
+            self._remove_copy.detach()
 
     def _translate(self, error: sqlite3.Error) -> LocalStoreError:
         text = str(error)
@@ -155,31 +215,33 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
         """
         if self.read_only:
             raise StoreReadOnly(self.read_only)
-        connection = self._con
-        if connection.in_transaction:
-            yield
-            return
-        self._execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._execute("COMMIT")
-        finally:
-            if connection.in_transaction:  # after a full disk SQLite may have rolled back by itself
-                connection.execute("ROLLBACK")
+        with self._slot().lock:
+            connection = self._con
+            if connection.in_transaction:
+                yield
+                return
+            self._execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._execute("COMMIT")
+            finally:
+                if connection.in_transaction:  # after a full disk SQLite may have rolled back by itself
+                    connection.execute("ROLLBACK")
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Reads inside see one state of the store and block nobody."""
-        connection = self._con
-        if connection.in_transaction:  # a transaction is a snapshot already
-            yield
-            return
-        self._execute("BEGIN")
-        try:
-            yield
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+        with self._slot().lock:
+            connection = self._con
+            if connection.in_transaction:  # a transaction is a snapshot already
+                yield
+                return
+            self._execute("BEGIN")
+            try:
+                yield
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     # --- rows ---------------------------------------------------------------------------------------------
 
@@ -234,7 +296,8 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
         """All rows of one statement: the one place where the database's errors become ours."""
         try:
-            return self._con.execute(statement, values).fetchall()
+            with self._slot().lock:
+                return self._con.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -295,10 +358,50 @@ def _writable(directory: Path) -> bool:
     return True
 
 
-def _copy(directory: Path) -> tempfile.TemporaryDirectory[str]:
+def _copy(directory: Path) -> Path:
     """A copy of a store that cannot be written: SQLite has to write beside a database even to read it."""
-    copy = tempfile.TemporaryDirectory(prefix="plexus-tactus-cache-")
+    copy = Path(tempfile.mkdtemp(prefix="plexus-tactus-cache-"))
     for file in directory.glob(f"{DATABASE}*"):
         if not file.name.endswith("-shm"):  # rebuilt from the log
-            shutil.copyfile(file, Path(copy.name, file.name))
+            shutil.copyfile(file, copy / file.name)
     return copy
+
+
+# --- forks ------------------------------------------------------------------------------------------------
+#
+# SQLite keeps its locks in a table of the process. A child inherits the table and not the locks, so a connection
+# that is open in any thread while the process forks makes the child write without locks: the parent may then delete
+# the log that the child's writes are in (sqlite.org/howtocorrupt.html, §2.6). So there is none while it forks.
+
+_all_rows: weakref.WeakSet[Rows] = weakref.WeakSet()
+_held: list[Rows] = []
+_lock = threading.Lock()
+_inherited: list[object] = []  # of a fork inside a transaction: neither used nor, by the collector, closed
+
+
+def _close_before_fork() -> None:
+    _lock.acquire()
+    _held.extend(_all_rows)
+    for rows in _held:
+        rows._hold_still()
+
+
+def _after_fork_in_parent() -> None:
+    for rows in _held:
+        rows._go_on()
+    _held.clear()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _lock
+    for rows in _all_rows:
+        rows._leave_to_parent()
+    _held.clear()
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_close_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

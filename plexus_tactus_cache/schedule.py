@@ -95,11 +95,16 @@ class Schedule:
             log.log(level, words, link.state, link.problem)
 
     def succeeded(self, now: float) -> None:
-        """Plexus answered: everyone's delay is lifted."""
+        """Plexus answered; if it did not before, everyone's delay is lifted."""
         before = self._store.link()
         self._put(Link(state="online", last_success=now))
-        if before.state not in ("online", "unknown"):
-            log.warning("Plexus answers again")
+        if before.state in ("online", "unknown"):
+            return
+        log.warning("Plexus answers again")
+        with self._store.rows.transaction():
+            for procedure_id, pending in self._store.outbox().items():
+                if pending.error is not None and pending.parked is None:
+                    self._store.put_pending(procedure_id, pending._replace(due=0.0))
 
     def _put(self, link: Link) -> None:
         with self._store.rows.transaction():

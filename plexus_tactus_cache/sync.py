@@ -193,7 +193,7 @@ class SyncEngine:
             header, local = found or (Header(), Document())
             base = self._base(procedure_id)
             pending = self._store.pending(procedure_id)
-            if base is not None and _stale(base, remote) and self._still_doubtful(procedure_id, pending, now):
+            if found is not None and _stale(base, remote) and self._still_doubtful(procedure_id, pending, now):
                 return False
             header, base = self._landed(procedure_id, header, base, remote)
             plan = reconcile(base, Digests.of(local), header.dirty, remote)
@@ -438,9 +438,9 @@ def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
         yield ids[start : start + size]
 
 
-def _stale(base: Base, remote: Remote | None) -> bool:
-    """Whether a read contradicts what Plexus confirmed: the record gone, or older than we know it."""
-    return remote is None or _moment(remote.updated_at) < _moment(base.updated_at)
+def _stale(base: Base | None, remote: Remote | None) -> bool:
+    """Whether a read may be older than what is there: no record (yet), or one older than Plexus confirmed."""
+    return remote is None or (base is not None and _moment(remote.updated_at) < _moment(base.updated_at))
 
 
 def _moment(timestamp: str) -> dt.datetime:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 
@@ -16,6 +19,7 @@ from plexus_tactus_cache.sync import SyncEngine, place_of
 
 log = logging.getLogger("plexus_tactus_cache")
 
+_Result = TypeVar("_Result")
 LOCK_NAME = "leader.lock"
 
 
@@ -42,6 +46,21 @@ class Leadership:
 
     def release(self) -> None:
         self._lock.release(force=True)
+
+
+def within(seconds: float, call: Callable[[], _Result], name: str) -> _Result:
+    """What `call()` returns or raises. It runs in a daemon thread of its own, as a client may retry for longer than
+    we want to wait (plexus-facts.md §7), and goes on there after `seconds`, when this raises TimeoutError."""
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future.result(seconds)
 
 
 class SyncThread:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -544,6 +545,67 @@ def test_a_fork_inside_a_transaction_leaves_it_to_the_parent(rows: Rows) -> None
     assert rows.read_row("b") == b"2"
 
 
+def test_a_child_keeps_what_it_wrote_when_the_parent_closes_first(rows: Rows, directory: Path) -> None:
+    """The parent's last connection deletes SQLite's log, unless the child's lock says that it is in use."""
+    put(rows, "parent/1")
+    opened_read, opened_write = os.pipe()
+    closed_read, closed_write = os.pipe()
+
+    def work() -> None:
+        put(rows, "child/1")
+        os.write(opened_write, b"x")
+        os.read(closed_read, 1)
+        put(rows, "child/2")
+        os.kill(os.getpid(), signal.SIGKILL)  # no closing of its own
+
+    wait = fork(work)
+    os.read(opened_read, 1)
+    rows.discard()
+    os.write(closed_write, b"x")
+    assert wait() == -signal.SIGKILL
+    assert [key for key, _ in open_rows(directory).scan("child/")] == ["1", "2"]
+
+
+def test_a_child_forked_while_another_thread_writes_can_write(rows: Rows) -> None:
+    inside, forked = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with rows.transaction():
+            rows.write_row("parent/1", b"x")
+            inside.set()
+            forked.wait(1)  # the fork has to wait for us, so this passes without it
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    inside.wait()
+    wait = fork(lambda: put(rows, "child/1"))
+    forked.set()
+    writer.join()
+    assert wait() == 0
+    assert rows.read_row("child/1") == rows.read_row("parent/1") == b"x"
+
+
+def test_forks_while_many_threads_write(rows: Rows) -> None:
+    stop = threading.Event()
+    written = [0, 0]
+
+    def write(who: int) -> None:
+        while not stop.is_set():
+            put(rows, f"thread/{who}/{written[who]:06}")
+            written[who] += 1
+
+    threads = [threading.Thread(target=write, args=(who,)) for who in range(len(written))]
+    for thread in threads:
+        thread.start()
+    waits = [fork(lambda name=f"child/{number}": put(rows, name)) for number in range(5)]  # type: ignore[misc]
+    assert [wait() for wait in waits] == [0] * 5
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(rows.scan("child/")) == 5
+    assert [len(rows.scan(f"thread/{who}/")) for who in range(len(written))] == written
+
+
 # --- a full disk ------------------------------------------------------------------------------------------
 
 
@@ -661,3 +723,44 @@ def test_no_store_on_a_read_only_disk(read_only: Any) -> None:
     place = read_only(lambda place: None)
     with pytest.raises(StoreReadOnly, match=str(place)):
         open_rows(place / "store")
+
+
+def test_a_store_on_a_read_only_disk_can_be_read(read_only: Any) -> None:
+    place = read_only(_filled)
+    rows = open_rows(place / "store")
+    assert rows.read_only is not None
+    assert str(place) in rows.read_only
+    assert rows.read_row("a") == b"1"
+    with pytest.raises(StoreReadOnly, match="cannot be written"), rows.transaction():
+        rows.write_row("b", b"2")
+    rows.discard()
+
+
+def test_writes_that_only_the_log_holds_are_read_from_a_read_only_disk(read_only: Any) -> None:
+    def fill(place: Path) -> None:
+        pid = os.fork()
+        if pid == 0:
+            put(open_rows(place / "store"), "a", b"1")
+            os._exit(0)  # without closing: the write is in the log
+        os.waitpid(pid, 0)
+
+    place = read_only(fill)
+    assert list((place / "store").glob("*-wal"))
+    rows = open_rows(place / "store")
+    assert rows.read_row("a") == b"1"
+    rows.discard()
+
+
+def test_the_copy_of_a_read_only_store_is_removed(
+    read_only: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    place = read_only(_filled)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    rows = open_rows(place / "store")
+    assert list(temporary.iterdir())
+    assert fork(lambda: None)() == 0
+    assert rows.read_row("a") == b"1"
+    rows.discard()
+    assert not list(temporary.iterdir())
