@@ -6,6 +6,7 @@ from plexus_tactus_cache.client import PlexusClient
 from plexus_tactus_cache.document import (
     CacheStatus,
     CheckpointEntry,
+    Conflict,
     ProcedureMetadata,
     ProcedureStatus,
     SourceLocation,
@@ -14,6 +15,8 @@ from plexus_tactus_cache.document import (
 from plexus_tactus_cache.errors import (
     CacheClosed,
     CacheCorrupted,
+    ConflictNotFound,
+    ConflictOutdated,
     EndpointMismatch,
     LocalStoreError,
     ProcedureNotFound,
@@ -33,6 +36,9 @@ __all__ = [
     "CacheSettings",
     "CacheStatus",
     "CheckpointEntry",
+    "Conflict",
+    "ConflictNotFound",
+    "ConflictOutdated",
     "EndpointMismatch",
     "LocalStoreError",
     "PlexusClient",

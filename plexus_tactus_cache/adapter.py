@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from plexus_tactus_cache.codec import encode
-from plexus_tactus_cache.document import NamedCheckpoint, ProcedureMetadata
+from plexus_tactus_cache.document import NamedCheckpoint, ProcedureMetadata, is_builtin
+from plexus_tactus_cache.documents import MemoryDocuments
 from plexus_tactus_cache.errors import ValueNotSerializable
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class PlexusStorageAdapter:
     """Stores checkpoints, state and status of procedures locally, and in Plexus as soon as it can be reached.
 
-    Every method takes a procedure id, as Tactus's protocol wants; they need not be the adapter's own. No method
+    Every method takes a procedure id, as Tactus's protocol wants; they need not be the adapter's own. Those that start
+    with `builtin:` live in this adapter's memory only. No method
     waits for the network, but for the first one that touches a procedure, and that at most `load_timeout`
     (plexus_tactus_cache.settings). When a write returns, it survives a power cut.
 
@@ -53,10 +55,13 @@ class PlexusStorageAdapter:
         self._cache = cache
         self.procedure_id = procedure_id
         self._introduced: set[str] = set()
+        self._memory = MemoryDocuments()
 
-    def _documents(self, procedure_id: str) -> Documents:
+    def _documents(self, procedure_id: str) -> Documents | MemoryDocuments:
         """The documents, with Plexus asked once about this one. Raises CacheClosed."""
         self._cache.check_open()
+        if is_builtin(procedure_id):
+            return self._memory
         if procedure_id not in self._introduced:
             self._cache.introduce(procedure_id)
             self._introduced.add(procedure_id)
@@ -94,7 +99,7 @@ class PlexusStorageAdapter:
 
     def get_state(self, procedure_id: str) -> dict[str, Any]:
         """The live state; what is changed in it in place is stored with the next save of the whole object."""
-        return self.load_procedure_metadata(procedure_id).state
+        return self._documents(procedure_id).state(procedure_id)
 
     def set_state(self, procedure_id: str, state: dict[str, Any]) -> None:
         """Replace the whole state."""

@@ -16,18 +16,28 @@ import uuid
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import orjson
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.client import URL_VARIABLE, GraphQLClient, PlexusClient
-from plexus_tactus_cache.document import CacheStatus, ProcedureStatus, SyncReport
+from plexus_tactus_cache.document import CacheStatus, Conflict, ProcedureStatus, SyncReport, is_builtin
 from plexus_tactus_cache.documents import Documents
-from plexus_tactus_cache.errors import CacheClosed, LocalStoreError, ProcedureNotFound, RemoteUnavailable
+from plexus_tactus_cache.errors import (
+    CacheClosed,
+    ConflictNotFound,
+    LocalStoreError,
+    ProcedureNotFound,
+    RemoteUnavailable,
+)
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
-from plexus_tactus_cache.reconcile import Remote
-from plexus_tactus_cache.remote import Procedures
+from plexus_tactus_cache.journal import ConflictRecord, conflict_of, restore
+from plexus_tactus_cache.reconcile import Remote, Side
+from plexus_tactus_cache.records import Changes
+from plexus_tactus_cache.remote import CREATION_FIELDS, Procedures
 from plexus_tactus_cache.settings import CacheSettings, default_directory
-from plexus_tactus_cache.store import Header, LocalStore
+from plexus_tactus_cache.store import Header, LocalStore, Pending
 from plexus_tactus_cache.sync import SyncEngine
 from plexus_tactus_cache.worker import Leadership, SyncThread, within
 
@@ -176,12 +186,85 @@ class ProcedureCache:
             if any(self._pushed(pid) < version for pid, version in wanted.items()):
                 time.sleep(max(0.0, min(self.settings.push_interval, deadline - time.monotonic())))
 
+    def create_procedure(self, *, account_id: str, name: str, **fields: Any) -> str:
+        """Create a procedure, here and now, and in Plexus at the next sync: its id. Works without a network.
+
+        `fields`: others of the record, in Plexus's spelling or in Python's (`scorecard_id="..."`). Raises TypeError
+        for one that the record does not have, and for a value that is not JSON.
+        """
+        self.check_open()
+        record = {"accountId": account_id, "name": name}
+        for given, value in fields.items():
+            head, *words = given.split("_")
+            field = head + "".join(word.title() for word in words)
+            if field not in CREATION_FIELDS:
+                known = ", ".join(sorted(CREATION_FIELDS))
+                raise TypeError(f"a new procedure takes no field {given!r}; it takes account_id, name, {known}")
+            record[field] = value
+        missing = [key for key, value in record.items() if key in ("accountId", "name") and not value]
+        if missing:
+            raise TypeError(f"a new procedure needs {' and '.join(missing)}")
+        try:
+            orjson.dumps(record)
+        except TypeError as error:
+            raise TypeError(f"the fields of a new procedure have to be JSON: {error}") from error
+        status = record.pop("status", None)
+        waiting_on_message_id = record.pop("waitingOnMessageId", None)
+        procedure_id = str(uuid.uuid4())
+        with self.documents.writing():
+            self._store.put_creation(procedure_id, record)
+            unit = None if status is None else (status, waiting_on_message_id)
+            self._store.write(procedure_id, Changes(status=unit), time.time())
+        self._wake()
+        return procedure_id
+
+    def conflicts(self, *, resolved: bool = False) -> list[Conflict]:
+        """The values that reconciling set aside, oldest first; with `resolved` those that were dealt with."""
+        self.check_open()
+        return [conflict_of(*item) for item in self._store.conflicts(resolved=resolved).items()]
+
+    def resolve(self, conflict_id: str, keep: Side) -> None:
+        """Let one side of a conflict be the value: applies it if the other was kept, as a local write.
+
+        What that replaces is journaled too (among the resolved). A log that went two ways is unparked, and takes the
+        way of `keep` at the next sync. One that was resolved already can be resolved again. Raises ConflictNotFound,
+        and ConflictOutdated for the tail of a log whose beginning is gone.
+        """
+        self.check_open()
+        if keep not in ("local", "remote"):
+            raise ValueError(f"keep={keep!r}: want 'local' or 'remote'")
+        with self.documents.writing():
+            now = time.time()
+            found = {**self._store.conflicts(), **self._store.conflicts(resolved=True)}
+            number = int(conflict_id) if conflict_id.isdecimal() else 0
+            if number not in found:
+                raise ConflictNotFound(f"there is no conflict {conflict_id!r} in {self.directory}")
+            record = found[number]
+            if record.kept is None and record.resolved is None:
+                pending = self._store.pending(record.procedure_id) or Pending(since=now)
+                self._store.put_pending(record.procedure_id, pending.again()._replace(fork=keep))
+            elif keep != (record.resolved or record.kept):
+                self._restore(number, record, keep, now)
+            self._store.put_conflict(record._replace(resolved=keep), number)
+        self._wake()
+
+    def _restore(self, number: int, record: ConflictRecord, keep: Side, now: float) -> None:
+        found = self._store.read(record.procedure_id)
+        if found is None:
+            raise ProcedureNotFound(record.procedure_id, f"it is not in {self.directory}")
+        changes, replaced = restore(number, record, keep, found[1], now)
+        if replaced is not None:
+            self._store.put_conflict(replaced)
+        self._store.merge(record.procedure_id, changes, (), now)
+
     def pull(self, procedure_id: str) -> None:
         """Read one procedure from Plexus now and reconcile with it.
 
         Raises RemoteUnavailable when Plexus does not answer, ProcedureNotFound when neither side knows it.
         """
         self.check_open()
+        if is_builtin(procedure_id):
+            raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
         if self._engine is None:
             raise RemoteUnavailable("no client: set PLEXUS_API_URL and PLEXUS_API_KEY")
         try:
@@ -200,8 +283,7 @@ class ProcedureCache:
         with self.documents.writing():
             pending = self._store.pending(procedure_id)
             if pending is not None:
-                again = pending._replace(parked=None, attempts=0, due=0.0, error=None, reread=True)
-                self._store.put_pending(procedure_id, again)
+                self._store.put_pending(procedure_id, pending.again())
         self._wake()
 
     def status(self) -> CacheStatus:
@@ -220,6 +302,7 @@ class ProcedureCache:
             dirty=len(dirty),
             oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty.values()), default=None),
             parked=sum(pending.parked is not None for pending in outbox.values()),
+            conflicts=len(self._store.conflicts()),
             last_success=link.last_success,
             next_attempt=self._engine.next_due(now) if self._engine else None,
             leader=self._leadership.held,
@@ -333,6 +416,8 @@ class ProcedureCache:
         Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.
         """
         self.check_open()
+        if self._store.creation(procedure_id) is not None:
+            return  # Plexus does not have it yet
         while True:
             problem = self._ask(procedure_id)
             if problem is None or (self._store.header(procedure_id) is not None and not self._unusable(procedure_id)):

@@ -15,6 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 ASYNC_PROCEDURES = "async_procedures"  # Tactus keeps handles in __dict__ under this name (plexus-facts.md §9)
 
 
+BUILTIN = "builtin:"
+
+
+def is_builtin(procedure_id: str) -> bool:
+    """Whether it is one of the procedures that come with Plexus: never stored there (plexus-facts.md §6), nor here."""
+    return procedure_id.startswith(BUILTIN)
+
+
 class SourceLocation(BaseModel):
     """Where in a .tac file a checkpoint was made; `line` counts from 1."""
 
@@ -135,11 +143,34 @@ class ProcedureStatus(_Report):
     dirty_since: float | None
 
 
+class Conflict(_Report):
+    """A value that reconciling set aside, or could not decide about. `at`: seconds since the epoch.
+
+    `part` is `execution_log`, `state`, `lua_state`, `status` or `async_procedures`; `key` a key of the state, or for
+    the log the position from which on `local` and `remote` hold its entries; the status comes with the message it
+    waits for. `absent` names the sides that do not have the value at all (or, for the base, where it is not known);
+    `kept` is None for a log that went two ways and waits for a decision.
+    """
+
+    id: str
+    procedure_id: str
+    part: str
+    key: Any
+    local: Any
+    remote: Any
+    base: Any
+    absent: tuple[str, ...]
+    kept: Literal["local", "remote"] | None
+    reason: str
+    at: float
+    resolved: Literal["local", "remote"] | None
+
+
 class CacheStatus(_Report):
     """The truth about one cache: what is not in Plexus yet, why, and what happens next.
 
-    `dirty`, `parked` and `procedures` are counts (a parked procedure with local changes counts as dirty too);
-    ages are seconds, other times seconds since the epoch.
+    `dirty`, `parked`, `conflicts` (open ones) and `procedures` are counts; a parked procedure with local changes
+    counts as dirty too; ages are seconds, other times seconds since the epoch.
     """
 
     directory: str
@@ -150,6 +181,7 @@ class CacheStatus(_Report):
     dirty: int
     oldest_dirty_age: float | None
     parked: int
+    conflicts: int
     last_success: float | None
     next_attempt: float | None
     leader: bool

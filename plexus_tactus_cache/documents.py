@@ -9,16 +9,23 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 from plexus_tactus_cache.codec import Encoded
-from plexus_tactus_cache.errors import LocalStoreError
-from plexus_tactus_cache.live import LiveDocument
-from plexus_tactus_cache.reconcile import difference
+from plexus_tactus_cache.errors import LocalStoreError, RunSuperseded, ValueNotSerializable
+from plexus_tactus_cache.journal import ConflictRecord, log_record
+from plexus_tactus_cache.live import Delta, LiveDocument
+from plexus_tactus_cache.merge import difference
+from plexus_tactus_cache.reconcile import log_digests
 from plexus_tactus_cache.records import Changes, Document, key_text
 from plexus_tactus_cache.store import Header, LocalStore
+
+SUPERSEDED = "the log of this run; it was changed elsewhere (a reset, another worker) while the run held it"
+OVERRIDDEN = "saved here after another process had changed it"
 
 
 class Documents:
@@ -32,6 +39,7 @@ class Documents:
         self._store = store
         self._wake = wake
         self._live: dict[str, LiveDocument] = {}
+        self._retired: dict[int, LiveDocument] = {}  # whose objects are still held by somebody, by identity of those
         self.problem: str | None = store.rows.read_only  # why the last write failed
         self.forked()
 
@@ -78,6 +86,18 @@ class Documents:
         with self._locked(procedure_id):
             return self._in_step(procedure_id).metadata
 
+    def state(self, procedure_id: str) -> dict[str, Any]:
+        """The live state, in step with the store. The log is not touched: a run may be under way."""
+        with self._locked(procedure_id):
+            live = self._live.get(procedure_id)
+            if live is None:
+                live = self._in_step(procedure_id)
+            elif self._header(procedure_id).version != live.version:
+                header, document = self._read(procedure_id, log=False)
+                live.catch_up_but_log(header, document, live.delta())
+            state: dict[str, Any] = live.metadata.state
+            return state
+
     def find(self, procedure_id: str, name: str) -> Any | None:
         """The entry of that name in the live log, or None."""
         with self._locked(procedure_id):
@@ -85,16 +105,26 @@ class Documents:
             position = live.position_of(name)
             return None if position is None else live.metadata.execution_log[position]
 
+    def _header(self, procedure_id: str) -> Header:
+        return self._store.header(procedure_id) or Header()
+
+    def _read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document]:
+        return self._store.read(procedure_id, log=log) or (Header(), Document())
+
     def _in_step(self, procedure_id: str) -> LiveDocument:
         live = self._live.get(procedure_id)
-        header = self._store.header(procedure_id)
-        if live is not None and (header is None or header.version == live.version):
-            return live
-        with _collector_paused():
-            header, document = self._store.read(procedure_id) or (Header(), Document())
-            if live is not None:
-                live.catch_up(header, document, live.delta())
+        if live is not None:
+            header = self._header(procedure_id)
+            if header.version == live.version and header.log_version <= live.log_seen:
                 return live
+        with _collector_paused():
+            header, document = self._read(procedure_id)
+            if live is not None:
+                if header.log_version <= live.log_seen or live.rebase(document):
+                    live.catch_up(header, document, live.delta())
+                    return live
+                with self.writing():
+                    self._supersede(procedure_id, live, document)
             live = LiveDocument.load(procedure_id, header, document)
             used = {reference for entry in document.log for reference in (entry.captured or {}).values()}
             if len(used) < len(document.variables) and not self._store.rows.read_only:
@@ -110,37 +140,97 @@ class Documents:
         Raises ValueNotSerializable, RunSuperseded or LocalStoreError; then nothing was stored.
         """
         with self._locked(procedure_id):
-            live = self._live.get(procedure_id)
-            if live is None or live.metadata is not metadata:
+            live = self._retired.get(id(metadata))
+            if live is None:
+                live = self._live.get(procedure_id)
+                live = live if live is not None and live.metadata is metadata else None
+            if live is None:
                 self._replace(procedure_id, metadata)
+                saved = True
             else:
-                self._save(procedure_id, live)
+                saved = self._save_or_retire(procedure_id, live)
+            if not saved:
+                raise RunSuperseded(
+                    f"the log of procedure {procedure_id!r} was changed elsewhere (a reset, another worker) while this "
+                    "run held it; this save was not stored, its log is in the conflict journal. Load the procedure "
+                    "again before going on"
+                )
         self._wake()
 
-    def _save(self, procedure_id: str, live: LiveDocument) -> None:
+    def _save_or_retire(self, procedure_id: str, live: LiveDocument) -> bool:
+        """As `_save`. An object with an entry that cannot be stored is not handed out any more: nobody else could
+        save it, and a replay would find what was never stored."""
+        try:
+            return self._save(procedure_id, live)
+        except ValueNotSerializable:
+            if live.has_unsaved_entries and self._live.get(procedure_id) is live:
+                del self._live[procedure_id]
+                self._retire(live)
+            raise
+
+    def _save(self, procedure_id: str, live: LiveDocument) -> bool:
+        """False when the object's run was superseded: then its log is in the journal."""
         with self.writing():
+            before = self._header(procedure_id)
+            if live.superseded is not None:
+                self._supersede(procedure_id, live, self._read(procedure_id)[1])
+                return False
             delta = live.delta()
-            before = self._store.header(procedure_id) or Header()
-            if before.version != live.version:
-                header, document = self._store.read(procedure_id) or (Header(), Document())
-                live.check_not_superseded(header, document, delta)
-                live.catch_up(header, document, delta)
+            if before.version != live.version or before.log_version > live.log_seen:
+                header, document = self._read(procedure_id)
+                if header.log_version > live.log_seen and not live.rebase(document):
+                    self._supersede(procedure_id, live, document)
+                    return False
+                self._note_overridden(procedure_id, live, document, delta)
+                live.catch_up_but_log(header, document, delta)
                 delta = live.delta()
             if not delta.changes and before.version:
-                return
+                return True
             header = self._store.write(procedure_id, delta.changes, time.time())
         live.acknowledge(delta, header)
+        return True
+
+    def _supersede(self, procedure_id: str, live: LiveDocument, document: Document) -> None:
+        """The run that holds `live` must not go on: its log goes to the journal, where the stored one parts from it."""
+        own = live.own_log() if live.has_unsaved_entries else Document()
+        pairs = zip(log_digests(own.log), log_digests(document.log), strict=False)
+        position = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        record = ConflictRecord(procedure_id, "execution_log", position, "remote", SUPERSEDED, time.time(), None, None)
+        if position < len(own.log):
+            number = live.superseded if live.superseded in self._store.conflicts() else None
+            live.superseded = self._store.put_conflict(log_record(record, own, document), number)
+        else:
+            live.superseded = live.superseded or 0
+        if self._live.get(procedure_id) is live:
+            del self._live[procedure_id]
+            self._retire(live)
+
+    def _retire(self, live: LiveDocument) -> None:
+        """The object is not the live one any more, but whoever holds it may save it: know then what it last saw."""
+        metadata, key = live.metadata, id(live.metadata)
+        live.metadata = weakref.proxy(metadata)
+        self._retired[key] = live
+        weakref.finalize(metadata, self._retired.pop, key, None)
+
+    def _note_overridden(self, procedure_id: str, live: LiveDocument, document: Document, delta: Delta) -> None:
+        """A save wins over what another process wrote meanwhile; that goes to the journal."""
+        for part, text, mine, theirs in live.overridden(document, delta):
+            record = ConflictRecord(procedure_id, part, text, "local", OVERRIDDEN, time.time(), mine, theirs)
+            self._store.put_conflict(record)
 
     def _replace(self, procedure_id: str, metadata: Any) -> None:
         """An object that its caller built replaces the document, and is the live object from now on."""
         live = LiveDocument(metadata)
         with self.writing():
             delta = live.delta()
-            _, current = self._store.read(procedure_id) or (Header(), Document())
+            _, current = self._read(procedure_id)
             changes = difference(current, delta.as_document(metadata.replay_index))
             header = self._store.write(procedure_id, changes, time.time())
         live.acknowledge(delta, header)
+        before = self._live.get(procedure_id)
         self._live[procedure_id] = live
+        if before is not None:
+            self._retire(before)
 
     def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
         """Let `change` alter the live object, brought up to the newest version, and store what it altered."""
@@ -160,7 +250,8 @@ class Documents:
         with self._locked(procedure_id):
             live = self._write_part(procedure_id, Changes(status=(status, waiting_on_message_id)))
             if live is not None:
-                live.note_status(status, waiting_on_message_id)
+                header = self._header(procedure_id)  # a cancelled run's status is held back
+                live.note_status(header.status or status, header.waiting_on_message_id)
         self._wake()
 
     def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
@@ -174,12 +265,67 @@ class Documents:
     def _write_part(self, procedure_id: str, changes: Changes) -> LiveDocument | None:
         """Store `changes` without looking at the rest: the live object, which is to show them, if there is one."""
         with self.writing():
-            before = self._store.header(procedure_id) or Header()
+            before = self._header(procedure_id)
             header = self._store.write(procedure_id, changes, time.time())
         live = self._live.get(procedure_id)
         if live is not None and live.version == before.version:  # else it has to catch up with more than this
             live.version = header.version
         return live
+
+
+class MemoryDocuments:
+    """Documents that live and die with one adapter: those of `builtin:` procedures (plexus-facts.md §6).
+
+    As `Documents`, without a store.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._live: dict[str, LiveDocument] = {}
+
+    def _of(self, procedure_id: str) -> LiveDocument:
+        if procedure_id not in self._live:
+            self._live[procedure_id] = LiveDocument.load(procedure_id, Header(), Document())
+        return self._live[procedure_id]
+
+    def load(self, procedure_id: str) -> Any:
+        with self._lock:
+            return self._of(procedure_id).metadata
+
+    def state(self, procedure_id: str) -> dict[str, Any]:
+        with self._lock:
+            state: dict[str, Any] = self._of(procedure_id).metadata.state
+            return state
+
+    def find(self, procedure_id: str, name: str) -> Any | None:
+        with self._lock:
+            live = self._of(procedure_id)
+            position = live.position_of(name)
+            return None if position is None else live.metadata.execution_log[position]
+
+    def save(self, procedure_id: str, metadata: Any) -> None:
+        with self._lock:
+            if self._of(procedure_id).metadata is not metadata:
+                self._live[procedure_id] = LiveDocument(metadata)
+            self._acknowledge(procedure_id)
+
+    def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
+        with self._lock:
+            change(self._of(procedure_id))
+            self._acknowledge(procedure_id)
+
+    def set_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None) -> None:
+        with self._lock:
+            self._of(procedure_id).note_status(status, waiting_on_message_id)
+
+    def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
+        with self._lock:
+            self._of(procedure_id).note_state(key, value, encoded)
+
+    def _acknowledge(self, procedure_id: str) -> None:
+        """Values become what a store would give back; what it could not keep is refused alike."""
+        live = self._of(procedure_id)
+        live.acknowledge(live.delta(), Header(log_length=len(live.metadata.execution_log)))
 
 
 @contextmanager

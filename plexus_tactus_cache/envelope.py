@@ -4,7 +4,8 @@ The known keys stay as Plexus's own adapter, dashboard, reset and clone tools wr
 what they do not know of is under one key of ours, `cache`:
 
     {"format": 1, "push_id": ..., "extras": [plain, notes],
-     "parts": {"checkpoints": {"digest": ..., "notes": {key: notes}, "variables": [[plain, notes], ...]},
+     "parts": {"checkpoints": {"digest": ..., "notes": {key: notes}, "variables": [[plain, notes], ...],
+                               "positions": {given name: position}},
                "state": {"digest": ..., "notes": {key: notes}, "keys": {plain key: key text}}, "lua_state": ...}}
 
 A part that no longer matches its digest was written by someone else: then the part wins and its notes are void.
@@ -39,6 +40,7 @@ class Envelope:
     foreign: dict[str, Any] = field(default_factory=dict)
     push_id: str | None = None
     problem: str | None = None  # why it cannot be used; the rest is empty then
+    beyond: dict[str, EntryRecord] = field(default_factory=dict)  # behind a gap in the log, by `entry_digest`
     absent: bool = False  # the record has no metadata at all
 
 
@@ -64,6 +66,11 @@ def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str
                 "digest": digest(checkpoints),
                 "notes": checkpoint_notes,
                 "variables": [list(value) for value in document.variables.values()],
+                "positions": {
+                    key: position
+                    for position, (key, entry) in enumerate(zip(checkpoints, document.log, strict=True))
+                    if entry.name is not None
+                },
             },
             "state": state_book,
             "lua_state": lua_book,
@@ -94,6 +101,11 @@ def entry_keys(log: list[EntryRecord]) -> list[str]:
         taken.add(key)
         keys.append(key)
     return keys
+
+
+def entry_digest(key: str, entry: EntryRecord) -> str:
+    """What makes an entry the same one here and in Plexus: its key, its run and its result."""
+    return digest([key, entry.run_id, entry.result])
 
 
 def _write_entry(key: str, entry: EntryRecord, numbers: dict[str, int]) -> dict[str, Any]:
@@ -192,7 +204,7 @@ def _parse(metadata: Any) -> Envelope:
     elif book.get("format") != FORMAT:
         raise _UnusableError(f"another version of this package wrote the record, in format {book.get('format')!r}")
     parts = book.get("parts", {})
-    log, variables = _read_log(metadata.get("checkpoints") or {}, parts.get("checkpoints", {}))
+    log, beyond, variables = _read_log(metadata.get("checkpoints") or {}, parts.get("checkpoints", {}))
     replay_index = metadata.get("replay_index")
     if not isinstance(replay_index, int):
         replay_index = 0
@@ -208,6 +220,7 @@ def _parse(metadata: Any) -> Envelope:
         document=document,
         foreign={key: value for key, value in metadata.items() if key not in OWNED},
         push_id=book.get("push_id"),
+        beyond=beyond,
     )
 
 
@@ -218,25 +231,33 @@ def _read_part(part: dict[str, Any], book: dict[str, Any]) -> Part:
     return {keys.get(name) or key_text(name): Encoded(plain, notes.get(name, {})) for name, plain in part.items()}
 
 
-def _read_log(checkpoints: dict[str, Any], book: dict[str, Any]) -> tuple[list[EntryRecord], Variables]:
+def _read_log(
+    checkpoints: dict[str, Any], book: dict[str, Any]
+) -> tuple[list[EntryRecord], dict[str, EntryRecord], Variables]:
+    """The log up to the first gap, the entries behind it, and the variables of the log."""
     ours = bool(book) and book["digest"] == digest(checkpoints)
     notes: dict[str, Notes] = book["notes"] if ours else {}
+    positions: dict[str, int] = book.get("positions", {})  # they hold for an entry that another writer rewrote, too
     stored = [Encoded(*value) for value in book.get("variables", ())]
     references = [value_digest(value) for value in stored]
-    entries = []
+    found = []
     for key, value in checkpoints.items():
         if not isinstance(value, dict):
             raise _UnusableError(f"checkpoint {key!r} in Plexus is not an object")
-        entries.append(_read_entry(key, value, notes.get(key, {}), references))
-    if all(position is not None for position, _ in entries):
-        entries.sort(key=lambda entry: entry[0] or 0)
-    else:  # written by someone who knows no positions
-        entries.sort(key=lambda entry: utc(entry[1].timestamp))
-    log = [entry._replace(position=index) if given is None else entry for index, (given, entry) in enumerate(entries)]
-    if any(given is not None and given != index for index, (given, _) in enumerate(entries)):
-        raise _UnusableError("the checkpoints in Plexus have a gap in their positions")
-    used = {reference for entry in log for reference in (entry.captured or {}).values()}
-    return log, {reference: value for reference, value in zip(references, stored, strict=True) if reference in used}
+        position, entry = _read_entry(key, value, notes.get(key, {}), references)
+        position = positions.get(key) if position is None else position
+        found.append((position is None, position or 0, utc(entry.timestamp), key, entry))
+    found.sort(key=lambda one: one[:3])  # those that another writer added know no positions and come last
+    log: list[EntryRecord] = []
+    beyond: dict[str, EntryRecord] = {}
+    for unplaced, position, _, key, entry in found:
+        if (unplaced or position == len(log)) and not beyond:
+            log.append(entry._replace(position=len(log)))
+        else:
+            beyond[entry_digest(key, entry)] = entry
+    used = {reference for entry in (*log, *beyond.values()) for reference in (entry.captured or {}).values()}
+    variables = {reference: value for reference, value in zip(references, stored, strict=True) if reference in used}
+    return log, beyond, variables
 
 
 def _read_entry(key: str, value: dict[str, Any], notes: Notes, references: list[str]) -> tuple[int | None, EntryRecord]:

@@ -10,6 +10,8 @@ StorageError
 │   ├── CacheCorrupted      what is stored does not match its checksum
 │   └── EndpointMismatch    the directory belongs to another API endpoint
 ├── CacheClosed             the cache was closed
+├── ConflictNotFound        the conflict journal has no such record
+├── ConflictOutdated        a log tail cannot be restored: what was before it has changed
 ├── RemoteUnavailable       Plexus was needed for this call and did not answer
 └── RunSuperseded           the document's log went another way; this run must not go on
 """
@@ -73,6 +75,14 @@ class EndpointMismatch(LocalStoreError):
 
 class CacheClosed(StorageError):
     """The cache was closed; open a new one on the same directory to go on."""
+
+
+class ConflictNotFound(StorageError):
+    """The conflict journal has no record with that id."""
+
+
+class ConflictOutdated(StorageError):
+    """The set-aside tail of a log does not go on from what the log is now; it stays in the journal."""
 
 
 class RemoteUnavailable(StorageError):

@@ -8,19 +8,20 @@ finds what changed by looking at what changed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from plexus_tactus_cache.codec import Encoded, decode, encode, fingerprint, holds_lua
 from plexus_tactus_cache.document import ASYNC_PROCEDURES, ExecutionLog, NamedCheckpoint, ProcedureMetadata
-from plexus_tactus_cache.errors import RunSuperseded, ValueNotSerializable
-from plexus_tactus_cache.reconcile import Digests
+from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.reconcile import PartName, log_digests
 from plexus_tactus_cache.records import (
     Changes,
     Document,
     EntryRecord,
     Part,
+    Variables,
     build_log,
     capture,
     encode_entry,
@@ -77,6 +78,7 @@ class LiveDocument:
 
     metadata: Any  # ProcedureMetadata, ours or Tactus's
     version: int = 0
+    log_seen: int = 0  # the version at which the log was last in step
     swept: int = 0
     saved: list[Any] = field(default_factory=list)  # the entries as stored, by identity
     state: Marks = field(default_factory=dict)
@@ -85,6 +87,7 @@ class LiveDocument:
     replay_index: int = 0
     status: tuple[str, str | None] | None = None  # as the object showed it
     variables: set[str] = field(default_factory=set)  # digests known to be stored
+    superseded: int | None = None  # the conflict that holds the log of a run that must not go on
 
     # --- from the store -----------------------------------------------------------------------------------
 
@@ -98,11 +101,18 @@ class LiveDocument:
 
     def catch_up(self, header: Header, document: Document, kept: Delta) -> None:
         """Bring what others wrote into the object, in place, except where `kept` has changes of its own."""
-        if header.log_version > self.version and not kept.touches_log:
+        if header.log_version > self.log_seen and not kept.touches_log:
             log = build_log(document.log, document.variables)
             self.metadata.execution_log = ExecutionLog(log)
             self.saved = list(log)
             self.metadata.replay_index = self.replay_index = document.replay_index
+            self.log_seen = header.version
+        self.variables, self.swept = set(document.variables), header.swept
+        self.catch_up_but_log(header, document, kept)
+
+    def catch_up_but_log(self, header: Header, document: Document, kept: Delta) -> None:
+        """As `catch_up`, for a run that is under way: it must not see the log move under its replay index."""
+        self.version = header.version
         self.state = _catch_up(self.metadata.state, document.state, self.state, kept.changes.state)
         self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, kept.changes.lua_state)
         if kept.changes.extras is None and document.extras is not None:
@@ -112,8 +122,6 @@ class LiveDocument:
             self.metadata.status, self.metadata.waiting_on_message_id = document.status, document.waiting_on_message_id
         if kept.changes.status is None:
             self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
-        self.variables = set(document.variables)
-        self.version, self.swept = header.version, header.swept
 
     # --- to the store -------------------------------------------------------------------------------------
 
@@ -180,24 +188,69 @@ class LiveDocument:
             without_lua(values)
         self.state, self.lua_state, self.extras = delta.state, delta.lua_state, delta.extras
         self.replay_index = self.metadata.replay_index
+        if header.status is not None:
+            self.note_status(header.status, header.waiting_on_message_id)
         self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
+        if header.log_length == len(log):
+            self.log_seen = header.version
         if header.swept == self.swept:
             self.variables.update(delta.changes.variables)
         else:  # rows were freed: what is still stored is not known any more
             self.variables = set(delta.changes.variables)
         self.version, self.swept = header.version, header.swept
 
-    def check_not_superseded(self, header: Header, document: Document, delta: Delta) -> None:
-        """Raises RunSuperseded when the log went another way than this object's, under the run that holds it."""
-        if header.log_version <= self.version:
-            return
-        replayed = min(self.metadata.replay_index, len(self.saved))
-        mine = Document(log=[encode_entry(entry, None) for entry in self.saved[:replayed]])
-        if delta.touches_log or Digests.of(mine).log != Digests.of(document).log[:replayed]:
-            raise RunSuperseded(
-                f"the log of procedure {self.metadata.procedure_id!r} was changed elsewhere (a reset, another worker) "
-                "while this run held it; this save was not stored. Load the procedure again before going on"
-            )
+    def rebase(self, document: Document) -> bool:
+        """Compare three ways with a stored log that others changed: False when this object's run must not go on.
+
+        That is when entries that it already went past were removed or replaced, or when both logs went on,
+        differently. Afterwards `delta` finds only what the stored log does not have yet.
+        """
+        log = self.metadata.execution_log
+        mine, seen = (log_digests([encode_entry(entry, None) for entry in one]) for one in (log, self.saved))
+        stored = log_digests(document.log)
+        if stored == seen:
+            return True
+        replayed = min(self.metadata.replay_index, len(seen))
+        common = min(len(mine), len(stored))
+        if stored != mine and stored[:replayed] != seen[:replayed]:
+            return False
+        if mine != seen:
+            if mine[:common] != stored[:common]:
+                return False
+            self.saved = log[:common]
+            if isinstance(log, ExecutionLog):
+                log.shuffled = True  # what it knows of replaced entries is about another stored log
+        return True
+
+    @property
+    def has_unsaved_entries(self) -> bool:
+        """Whether the log has entries that were never stored."""
+        return len(self.metadata.execution_log) != len(self.saved) or bool(list(self._changed_positions()))
+
+    def own_log(self) -> Document:
+        """The log as the object has it, whether stored or not."""
+        variables: Variables = {}
+        entries = []
+        for entry in self.metadata.execution_log:
+            captured = entry.captured_vars
+            entries.append(encode_entry(entry, None if captured is None else capture(captured, {}, (), variables)))
+        return Document(log=entries, variables=variables)
+
+    def overridden(
+        self, document: Document, delta: Delta
+    ) -> Iterator[tuple[PartName, str, Encoded | None, Encoded | None]]:
+        """Keys that `delta` writes and others changed since the object saw them: part, key text, mine, theirs."""
+        parts: tuple[tuple[PartName, Marks, dict[str, Encoded | None], Part], ...] = (
+            ("state", self.state, delta.changes.state, document.state),
+            ("lua_state", self.lua_state, delta.changes.lua_state, document.lua_state),
+        )
+        for part, marks, changes, stored in parts:
+            known = {mark.text: mark.digest for mark in marks.values()}
+            for text, mine in changes.items():
+                theirs = stored.get(text)
+                found = None if theirs is None else value_digest(theirs)
+                if found not in (known.get(text), None if mine is None else value_digest(mine)):
+                    yield part, text, mine, theirs
 
     def note_status(self, status: str, waiting_on_message_id: str | None) -> None:
         """The status was stored: show it in the object."""

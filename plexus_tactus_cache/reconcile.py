@@ -1,27 +1,46 @@
 """Reconciling: pure decisions about what to do with one document.
 
 `reconcile(base, local, remote)` compares what Plexus last confirmed with what both sides have now, part by part,
-over wire digests (in which `1.0` and `1` are equal), and returns a `Plan`. Nothing here does I/O.
+over wire digests (in which `1.0` and `1` are equal), and returns a `Plan`; merge.py makes documents of it.
+Nothing here does I/O.
 
-| remote, compared with base | local unchanged | local changed                       |
-|----------------------------|-----------------|-------------------------------------|
-| unchanged                  | nothing         | push                                |
-| changed                    | adopt           | merge: each part from the side that |
-|                            |                 | changed it; else park               |
-| record gone                | park            | park                                |
-| never existed              | park            | park                                |
+| remote, compared with base | local unchanged | local changed                |
+|----------------------------|-----------------|------------------------------|
+| unchanged                  | nothing         | push                         |
+| changed                    | adopt           | merge, part by part: below   |
+| record gone                | park            | park                         |
+| never existed              | park            | create, if created here      |
+
+| part         | changed on one side                        | changed on both, differently                          |
+|--------------|--------------------------------------------|-------------------------------------------------------|
+| log          | that side                                  | a reset in Plexus: Plexus; one a prefix of the other: |
+|              |                                            | the longer; else a fork: as `on_fork` says            |
+| replay index | follows the log                            | follows the log                                       |
+| keys, extras | that side                                  | the side whose log won, else local                    |
+| status       | that side, but STALLED loses against a log | a reset's PENDING; CANCELLED, but for a new run;      |
+|              | that went on here                          | finished before unfinished; as keys                   |
+
+What loses in the last column is set aside in the conflict journal; so is a log tail that a reset cut off.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from itertools import takewhile
+from typing import Any, Literal
 
-from plexus_tactus_cache.codec import Encoded, digest
-from plexus_tactus_cache.envelope import Envelope, entry_keys
-from plexus_tactus_cache.records import Changes, Document, EntryRecord, Part, value_digest
+from plexus_tactus_cache.codec import digest
+from plexus_tactus_cache.envelope import Envelope, entry_digest, entry_keys
+from plexus_tactus_cache.records import Document, EntryRecord, Part
+
+Side = Literal["local", "remote"]
+OnFork = Literal["park", "local", "remote"]
+PartName = Literal["execution_log", "state", "lua_state", "status", "async_procedures"]
+
+FINISHED = frozenset({"COMPLETE", "COMPLETED", "FAILED", "ERROR", "CANCELLED"})
 
 
 @dataclass(frozen=True)
@@ -35,26 +54,30 @@ class Digests:
     extras: str | None = None
     status: str | None = None
     waiting_on_message_id: str | None = None
+    runs: tuple[str, ...] = ()  # the run ids in the log, sorted
 
     @staticmethod
     def of(document: Document) -> Digests:
         return Digests(
-            log=tuple(
-                digest([key, entry.run_id, entry.result])
-                for key, entry in zip(entry_keys(document.log), document.log, strict=True)
-            ),
+            log=log_digests(document.log),
             replay_index=document.replay_index,
             state=_part(document.state),
             lua_state=_part(document.lua_state),
             extras=None if document.extras is None else digest(document.extras.plain),
             status=document.status,
             waiting_on_message_id=document.waiting_on_message_id,
+            runs=document.runs,
         )
 
     @property
     def blank(self) -> bool:
         """Nothing of ours is in it; a status may be."""
         return not (self.log or self.state or self.lua_state or self.extras)
+
+
+def log_digests(log: list[EntryRecord]) -> tuple[str, ...]:
+    """One mark per entry: equal for the same position, type (or name), run and result."""
+    return tuple(entry_digest(key, entry) for key, entry in zip(entry_keys(log), log, strict=True))
 
 
 def _part(part: Part) -> dict[str, str]:
@@ -110,15 +133,30 @@ def digests_to_json(digests: Digests) -> dict[str, Any]:
 
 
 def digests_from_json(stored: dict[str, Any]) -> Digests:
-    return Digests(**{**stored, "log": tuple(stored["log"])})
+    return Digests(**{**stored, "log": tuple(stored["log"]), "runs": tuple(stored["runs"])})
 
 
 class Action(Enum):
     NOTHING = "nothing"
     PUSH = "push"
+    CREATE = "create"
     ADOPT = "adopt"  # take the remote document as it is
     MERGE = "merge"  # take the named parts of the remote, keep the others, push
     PARK = "park"
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A value that loses: what the conflict journal has to keep of both sides.
+
+    `key` is the key text of a state key, or the position where the two logs part. `kept` is None while nobody has
+    decided.
+    """
+
+    part: PartName
+    key: str | int | None
+    kept: Side | None
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -127,179 +165,205 @@ class Plan:
 
     action: Action
     reason: str = ""
-    take_log: bool = False  # with the replay index
+    take_log: bool = False
+    take_replay_index: bool = False
     take_status: bool = False
     restore_status: tuple[str | None, str | None] | None = None  # what the scanner's STALLED replaced
     take_extras: bool = False
     take_state: frozenset[str] = frozenset()
     take_lua_state: frozenset[str] = frozenset()
+    set_aside: tuple[SetAside, ...] = ()
 
 
 GONE = "the record is gone from Plexus; what is here is kept"
 NEVER_EXISTED = (
-    "Plexus has no such procedure, and it was not created here: create it there under this id, "
-    "then `plexus-tactus-cache sync`"
+    "Plexus has no such procedure, and it was not created here: create it there under this id, then "
+    "`plexus-tactus-cache retry ID`, or begin with `ProcedureCache.create_procedure`, which works offline"
 )
+REMOVED = "the metadata was removed from the record in Plexus; what is here is kept"
+TWO_WAYS = "the execution log went on here and in Plexus, differently"
+FORK = f"{TWO_WAYS}; both are kept: choose one with `plexus-tactus-cache conflicts` and `resolve`"
 
 
-def reconcile(base: Base | None, local: Digests, dirty: bool, remote: Remote | None) -> Plan:
-    """Decide about one document. `dirty`: whether the local version is ahead of what was pushed."""
+def reconcile(
+    base: Base | None,
+    local: Digests,
+    dirty: bool,
+    remote: Remote | None,
+    *,
+    created_here: bool = False,
+    on_fork: OnFork = "park",
+) -> Plan:
+    """Decide about one document.
+
+    Args:
+        dirty: whether the local version is ahead of what was pushed.
+        created_here: whether the procedure was created offline and Plexus has not confirmed it yet.
+    """
     if remote is None:
+        if base is None and created_here:
+            return Plan(Action.CREATE)
         return Plan(Action.PARK, GONE if base is not None else NEVER_EXISTED)
     if remote.envelope.problem is not None:
         return Plan(Action.PARK, remote.envelope.problem)
     theirs = Digests.of(remote.document)
-    if base is None:
-        if local.blank and local.status is None:
-            return Plan(Action.ADOPT)
-        # Without a base nobody knows what was there when the local document began. A blank record has nothing
-        # to lose; with anything else, every part that both sides have is a difference.
-        before = (
-            theirs
-            if theirs.blank
-            else Digests(status=theirs.status, waiting_on_message_id=theirs.waiting_on_message_id)
-        )
-    else:
-        before = base.digests
-        if remote.envelope.absent and not before.blank:
-            return Plan(Action.PARK, "the metadata was removed from the record in Plexus; what is here is kept")
-    if theirs == before:
+    if base is not None and remote.envelope.absent and not base.digests.blank:
+        return Plan(Action.PARK, REMOVED)
+    if base is not None and theirs == base.digests:
         return Plan(Action.PUSH if dirty else Action.NOTHING)
     if not dirty:
-        return Plan(Action.ADOPT)
-    return _merge(before, local, theirs)
+        return _adopt(base, local, theirs, remote.envelope)
+    return _merge(base, local, theirs, remote.envelope, on_fork)
 
 
-class _BothChangedError(Exception):
-    """Local and remote changed the same thing differently."""
+# --- the log ----------------------------------------------------------------------------------------------
 
 
-def _merge(base: Digests, local: Digests, remote: Digests) -> Plan:
-    try:
-        take_log = _log_side(base, local, remote)
-        status_before, status_here, status_there = map(_status, (base, local, remote))
-        if local.status is None:  # what was never set here is no change
-            status_here = status_before
-        local_went_on = not take_log and local.log != base.log
-        take_status = _side("status", status_before, status_here, status_there)
-        overruled = take_status and status_there[0] == "STALLED" and local_went_on  # the scanner was wrong about us
-        return Plan(
-            Action.MERGE,
-            take_log=take_log,
-            take_status=take_status and not overruled,
-            restore_status=(status_before[0] or "RUNNING", status_before[1]) if overruled else None,
-            take_extras=_side("the asynchronous procedures", base.extras, local.extras, remote.extras),
-            take_state=_keys("state", base.state, local.state, remote.state),
-            take_lua_state=_keys("lua_state", base.lua_state, local.lua_state, remote.lua_state),
-        )
-    except _BothChangedError as error:
-        return Plan(Action.PARK, f"{error} changed here and in Plexus, differently; both are kept as they are")
+@dataclass(frozen=True)
+class _LogPlan:
+    side: Side | None  # None: a fork
+    parts_at: int  # the first position where the logs differ
+    reset: bool = False
 
 
-def _status(digests: Digests) -> tuple[str | None, str | None]:
-    return digests.status, digests.waiting_on_message_id
+def _log(base: Digests, local: Digests, remote: Digests) -> _LogPlan:
+    here, there, before = local.log, remote.log, base.log
+    parts_at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there, strict=False)))
+    if there in (before, here):
+        return _LogPlan("local", parts_at)
+    if len(there) < len(before) and (not there or remote.status == "PENDING"):
+        return _LogPlan("remote", parts_at, reset=True)
+    if here == before:
+        return _LogPlan("remote", parts_at)
+    if parts_at == min(len(here), len(there)):
+        return _LogPlan("local" if len(here) > len(there) else "remote", parts_at)
+    return _LogPlan(None, parts_at)
 
 
-def _side(what: str, base: Any, local: Any, remote: Any) -> bool:
-    """Whether to take the remote's: three-way, raising _BothChangedError."""
-    if local in (base, remote):
-        return bool(remote != base and remote != local)
-    if remote == base:
+def _cut_off(log: _LogPlan, local: Digests, envelope: Envelope) -> list[SetAside]:
+    """What of the logs is in neither the result nor, for good reason, superseded."""
+    found = []
+    if log.reset and log.parts_at < len(local.log):
+        found.append(SetAside("execution_log", log.parts_at, "remote", "the procedure was reset in Plexus"))
+    if envelope.beyond.keys() - set(local.log):
+        reason = "the checkpoints in Plexus have a gap in their positions; those behind it were cut off"
+        found.append(SetAside("execution_log", len(envelope.document.log), "local", reason))
+    return found
+
+
+# --- whole documents --------------------------------------------------------------------------------------
+
+
+def _adopt(base: Base | None, local: Digests, remote: Digests, envelope: Envelope) -> Plan:
+    log = _log(base.digests if base is not None else Digests(), local, remote)
+    return Plan(
+        Action.ADOPT,
+        take_log=True,
+        take_replay_index=True,
+        take_status=True,
+        take_extras=remote.extras is not None or local.extras is not None,
+        take_state=frozenset({*local.state, *remote.state}),
+        take_lua_state=frozenset({*local.lua_state, *remote.lua_state}),
+        set_aside=tuple(_cut_off(log, local, envelope)),
+    )
+
+
+def _merge(base: Base | None, local: Digests, remote: Digests, envelope: Envelope, on_fork: OnFork) -> Plan:
+    """Three ways. Without a base nobody knows what was there before: all that both sides have was changed by both."""
+    before = base.digests if base is not None else Digests()
+    log = _log(before, local, remote)
+    aside: list[SetAside] = []
+    if log.side is None and on_fork == "park":
+        return Plan(Action.PARK, FORK, set_aside=(SetAside("execution_log", log.parts_at, None, FORK),))
+    if log.side is None and on_fork != "park":
+        aside.append(SetAside("execution_log", log.parts_at, on_fork, TWO_WAYS))
+        log = _LogPlan(on_fork, log.parts_at)
+    aside += _cut_off(log, local, envelope)
+    # A log that was there before anybody here looked has not gone on.
+    winner: Side = "remote" if log.side == "remote" and base is not None else "local"
+    take_extras = _side(before.extras, local.extras, remote.extras)
+    if take_extras is None:
+        aside.append(SetAside("async_procedures", None, winner, _BOTH))
+    take_status, restore_status = _status(base, local, remote, log, winner, aside)
+    if local.log == remote.log:
+        take_replay_index = _side(before.replay_index, local.replay_index, remote.replay_index) is True
+    else:
+        take_replay_index = log.side == "remote"
+    plan = Plan(
+        Action.MERGE,
+        take_log=log.side == "remote",
+        take_replay_index=take_replay_index,
+        take_status=take_status,
+        restore_status=restore_status,
+        take_extras=winner == "remote" if take_extras is None else take_extras,
+        take_state=_keys("state", before.state, local.state, remote.state, winner, aside),
+        take_lua_state=_keys("lua_state", before.lua_state, local.lua_state, remote.lua_state, winner, aside),
+    )
+    if plan == Plan(Action.MERGE) and not aside:
+        return Plan(Action.PUSH)
+    return dataclasses.replace(plan, set_aside=tuple(aside))
+
+
+_BOTH = "changed here and in Plexus, differently"
+
+
+def _side(base: Any, local: Any, remote: Any) -> bool | None:
+    """Whether to take the remote's, three-way; None when both changed it differently."""
+    if remote in (base, local):
         return False
-    raise _BothChangedError(what)
+    return True if local == base else None
 
 
-def _log_side(base: Digests, local: Digests, remote: Digests) -> bool:
-    shorter = min(len(local.log), len(remote.log))
-    both_changed = local.log != base.log and remote.log != base.log
-    # Both went on from the base with equal entries: the longer contains the other. A log cut short of the base
-    # is a reset, which no prefix explains.
-    if both_changed and shorter >= len(base.log) and local.log[:shorter] == remote.log[:shorter]:
-        return len(remote.log) > len(local.log)
-    return _side("the execution log", base.log, local.log, remote.log)
+def _keys(
+    part: Literal["state", "lua_state"],
+    base: Mapping[str, str],
+    local: Mapping[str, str],
+    remote: Mapping[str, str],
+    winner: Side,
+    aside: list[SetAside],
+) -> frozenset[str]:
+    """The keys to take from the remote; absent and null differ."""
+    taken = set()
+    for key in sorted({*base, *local, *remote}):
+        take = _side(base.get(key), local.get(key), remote.get(key))
+        if take is None:
+            aside.append(SetAside(part, key, winner, _BOTH))
+            take = winner == "remote"
+        if take:
+            taken.add(key)
+    return frozenset(taken)
 
 
-def _keys(part: str, base: Mapping[str, str], local: Mapping[str, str], remote: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(
-        key
-        for key in sorted({*base, *local, *remote})
-        if _side(f"{part} key {key}", base.get(key), local.get(key), remote.get(key))
-    )
+def _status(
+    base: Base | None, local: Digests, remote: Digests, log: _LogPlan, winner: Side, aside: list[SetAside]
+) -> tuple[bool, tuple[str | None, str | None] | None]:
+    """Whether to take the remote's, and what else to restore; status and message are one unit."""
+    here, there = _unit(local), _unit(remote)
+    before = _unit(base.digests) if base is not None else there
+    went_on = log.side == "local" and local.log != (base.digests.log if base is not None else ())
+    if there[0] == "STALLED" and there != before and went_on:  # the scanner was wrong about us
+        return False, (before[0] or "RUNNING", before[1]) if here[0] is None or here == before else None
+    if here[0] is None:  # what was never set here is no change
+        return True, None
+    take = _side(before, here, there)
+    if base is None and here != there and there[0] in FINISHED:
+        take = None  # any other status is what a run begins with
+    if take is None:
+        new_run = base is not None and not set(local.runs) <= set(base.digests.runs)
+        kept = _outranking(here[0], there[0], new_run, log.reset) or winner
+        aside.append(SetAside("status", None, kept, _BOTH))
+        take = kept == "remote"
+    return take, None
 
 
-# --- carrying a plan out, still without I/O ---------------------------------------------------------------
+def _outranking(here: str | None, there: str | None, new_run: bool, reset: bool) -> Side | None:
+    """Which of two new statuses wins, if that does not depend on the log."""
+    if (reset and there == "PENDING") or (there == "CANCELLED" and not new_run):
+        return "remote"
+    if there != "CANCELLED" and (here in FINISHED) != (there in FINISHED):
+        return "local" if here in FINISHED else "remote"
+    return None
 
 
-def adopted(local: Document, remote: Document) -> Document:
-    """The remote document, with what is equal kept as it is here: exact values, and fields that others drop."""
-    return merged(
-        local,
-        remote,
-        Plan(
-            Action.ADOPT,
-            take_log=True,
-            take_status=True,
-            take_extras=remote.extras is not None or local.extras is not None,
-            take_state=frozenset({*local.state, *remote.state}),
-            take_lua_state=frozenset({*local.lua_state, *remote.lua_state}),
-        ),
-    )
-
-
-def merged(local: Document, remote: Document, plan: Plan) -> Document:
-    """The local document with what the plan takes from the remote."""
-    log = _take_log(local, remote) if plan.take_log else local.log
-    chosen = remote if plan.take_status else local
-    status = plan.restore_status or (chosen.status, chosen.waiting_on_message_id)
-    return Document(
-        log=log,
-        replay_index=(remote if plan.take_log else local).replay_index,
-        state=_take(local.state, remote.state, plan.take_state),
-        lua_state=_take(local.lua_state, remote.lua_state, plan.take_lua_state),
-        status=status[0],
-        waiting_on_message_id=status[1],
-        extras=remote.extras if plan.take_extras else local.extras,
-        variables={**local.variables, **remote.variables},
-    )
-
-
-def _take(local: Part, remote: Part, keys: frozenset[str]) -> Part:
-    result = {key: value for key, value in local.items() if key not in keys or key in remote}
-    for key in remote:
-        if key in keys and (key not in local or digest(local[key].plain) != digest(remote[key].plain)):
-            result[key] = remote[key]
-    return result
-
-
-def _take_log(local: Document, remote: Document) -> list[EntryRecord]:
-    ours = dict(zip(Digests.of(local).log, local.log, strict=True))
-    theirs = Digests.of(remote).log
-    return [ours.get(mark, entry) for mark, entry in zip(theirs, remote.log, strict=True)]
-
-
-def difference(current: Document, target: Document) -> Changes:
-    """What has to be written to turn the stored `current` into `target`."""
-    return Changes(
-        entries={
-            position: entry
-            for position, entry in enumerate(target.log)
-            if position >= len(current.log) or current.log[position] != entry
-        },
-        log_length=len(target.log),
-        replay_index=target.replay_index,
-        state=_changed(current.state, target.state),
-        lua_state=_changed(current.lua_state, target.lua_state),
-        variables={key: value for key, value in target.variables.items() if key not in current.variables},
-        status=(target.status, target.waiting_on_message_id) if target.status is not None else None,
-        extras=(target.extras,) if target.extras != current.extras else None,
-    )
-
-
-def _changed(current: Part, target: Part) -> dict[str, Encoded | None]:
-    changed: dict[str, Encoded | None] = {key: None for key in current if key not in target}
-    changed.update((key, value) for key, value in target.items() if value_digest(value) != _digest_in(current, key))
-    return changed
-
-
-def _digest_in(part: Part, key: str) -> str | None:
-    return value_digest(part[key]) if key in part else None
+def _unit(digests: Digests) -> tuple[str | None, str | None]:
+    return digests.status, digests.waiting_on_message_id

@@ -58,6 +58,16 @@ class Document:
     extras: Encoded | None = None  # async_procedures
     variables: Variables = field(default_factory=dict)
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The run ids in the log, sorted."""
+        return tuple(sorted({entry.run_id for entry in self.log if entry.run_id is not None}))
+
+    @property
+    def status_unit(self) -> tuple[str | None, str | None]:
+        """The status, with the message that it waits for: they change together."""
+        return self.status, self.waiting_on_message_id
+
 
 @dataclass(frozen=True)
 class Changes:

@@ -27,21 +27,28 @@ _SELECTED = (
     "waitingOnMessageId metadata createdAt updatedAt accountId scorecardId scoreId scoreVersionId"
 )
 _READ = "id status waitingOnMessageId metadata updatedAt"
+_CREATION_FIELDS = """attachedFiles category code createdByUserId description featured isDefault isTemplate
+    parentProcedureId scoreId scoreVersionId scorecardId status version waitingOnMessageId"""
+CREATION_FIELDS = frozenset(_CREATION_FIELDS.split())  # of a new record, but for the required and for our own
 
 
 @dataclass(frozen=True)
 class Update:
-    """One procedure's part of a request: its new metadata, and the state of the record that it was made for."""
+    """One procedure's part of a request: its new metadata, and the state of the record that it was made for.
+
+    With `creation`, the other fields of the new record, there is no record yet.
+    """
 
     procedure_id: str
     metadata: bytes  # JSON
     base: Base
+    creation: dict[str, Any] | None
     status: tuple[str, str | None] | None  # None: leave the record's
 
     @property
     def size(self) -> int:
         """Bytes it adds to a request: JSON inside JSON, so with its quotes escaped."""
-        return len(orjson.dumps(self.metadata.decode())) + 600
+        return len(orjson.dumps(self.metadata.decode())) + len(orjson.dumps(self.creation)) + 600
 
 
 class Procedures:
@@ -70,20 +77,25 @@ class Procedures:
     def update(self, updates: Sequence[Update]) -> dict[str, str | Failure]:
         """Write each of `updates` where the record still is what it was made for: its new `updatedAt`, or why not.
 
+        Creating a record that exists fails as a condition does (§1).
+
         Raises RequestFailed when the whole request failed; then any of them may have been applied all the same,
         unless the failure says that it was not sent.
         """
-        parameters = ", ".join(
-            f"$i{n}: UpdateProcedureInput!, $c{n}: ModelProcedureConditionInput!" for n in range(len(updates))
-        )
-        fields = " ".join(
-            f"p{n}: updateProcedure(input: $i{n}, condition: $c{n}) {{ {_SELECTED} }}" for n in range(len(updates))
-        )
+        parameters: list[str] = []
+        fields: list[str] = []
         variables: dict[str, Any] = {}
         for n, update in enumerate(updates):
             variables[f"i{n}"] = _input(update)
-            variables[f"c{n}"] = _condition(update.base)
-        found = self._request(f"mutation Push({parameters}) {{ {fields} }}", variables, len(updates))
+            if update.creation is not None:
+                parameters.append(f"$i{n}: CreateProcedureInput!")
+                fields.append(f"p{n}: createProcedure(input: $i{n}) {{ {_SELECTED} }}")
+            else:
+                variables[f"c{n}"] = _condition(update.base)
+                parameters.append(f"$i{n}: UpdateProcedureInput!, $c{n}: ModelProcedureConditionInput!")
+                fields.append(f"p{n}: updateProcedure(input: $i{n}, condition: $c{n}) {{ {_SELECTED} }}")
+        query = f"mutation Push({', '.join(parameters)}) {{ {' '.join(fields)} }}"
+        found = self._request(query, variables, len(updates))
         answers: dict[str, str | Failure] = {}
         for update, answer in zip(updates, found, strict=True):
             if answer is None:
@@ -143,7 +155,11 @@ def _remote(record: dict[str, Any]) -> Remote:
 
 
 def _input(update: Update) -> dict[str, Any]:
-    given: dict[str, Any] = {"id": update.procedure_id, "metadata": update.metadata.decode()}
+    given: dict[str, Any] = {
+        **(update.creation or {}),
+        "id": update.procedure_id,
+        "metadata": update.metadata.decode(),
+    }
     if update.status is not None:
         given["status"], given["waitingOnMessageId"] = update.status
     return given

@@ -36,6 +36,9 @@ class CacheSettings(BaseSettings):
     on_unreachable: Literal["empty", "wait", "raise"] = Field(
         "empty", description="first load of an unknown procedure while Plexus is out of reach"
     )
+    on_fork: Literal["park", "local", "remote"] = Field(
+        "park", description="a log that went on here and in Plexus, differently: wait for a person, or keep one side"
+    )
     max_request_bytes: int = Field(900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
     lock_timeout: float = Field(60.0, gt=0, description="how long a write waits for another process's write")
 

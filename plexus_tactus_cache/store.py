@@ -10,6 +10,9 @@
 | `extra/<id>`               | async_procedures                                                         |
 | `outbox/<id>`              | `Pending`: there while the document is dirty or parked; clean ones are not visited |
 | `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried |
+| `old/<id>/<part>/<key>`    | what a locally changed key was when Plexus last confirmed it |
+| `create/<id>`              | a procedure created here that Plexus has not confirmed: the fields of its record |
+| `conflict/<n>`, `resolved/<n>` | the conflict journal (journal.py); `conflicts` is its counter |
 | `link`                     | state of the connection to Plexus, for status and for the next leader     |
 | `request/<name>`           | a foreground sync asked for by a process that does not lead               |
 
@@ -19,6 +22,8 @@ makes a write of a document atomic.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, unquote
@@ -26,6 +31,8 @@ from urllib.parse import quote, unquote
 import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
+from plexus_tactus_cache.journal import ConflictRecord
+from plexus_tactus_cache.reconcile import Side
 from plexus_tactus_cache.records import Changes, Document, EntryRecord, Part, pack, unpack
 from plexus_tactus_cache.rows import Rows
 
@@ -44,6 +51,8 @@ class Header(NamedTuple):
     waiting_on_message_id: str | None = None
     queued: bool = False  # whether there is an outbox row
     swept: int = 0  # raised when rows of variables were deleted
+    cancelled: list[str] | None = None  # Plexus's CANCELLED was adopted: the runs that it ended
+    held: list[str | None] | None = None  # the status, with its message, that such a run set since
 
     @property
     def dirty(self) -> bool:
@@ -60,6 +69,11 @@ class Pending(NamedTuple):
     error: str | None = None
     reread: bool = False  # the record moved: read it before the next push
     doubtful_since: float | None = None  # reads say that the record is older than we know it, or gone
+    fork: Side | None = None  # how a person decided about a log that went two ways
+
+    def again(self) -> Pending:
+        """To be tried now, from the beginning: the record is read first."""
+        return self._replace(parked=None, attempts=0, due=0.0, error=None, reread=True, doubtful_since=None)
 
 
 class Link(NamedTuple):
@@ -128,40 +142,46 @@ class LocalStore:
         """All stored procedures, sorted."""
         return [unquote(key) for key, _ in self.rows.scan("doc/")]
 
-    def read(self, procedure_id: str) -> tuple[Header, Document] | None:
-        """The whole document as it is at one moment, or None."""
+    def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
+        """The whole document (or, without `log`, all but its log) as it is at one moment; or None."""
         name = _quoted(procedure_id)
         with self.rows.snapshot():
             header = self.header(procedure_id)
             if header is None:
                 return None
-            log = [EntryRecord.from_bytes(payload) for _, payload in self.rows.scan(f"log/{name}/")]
-            if len(log) != header.log_length:
+            rows = self.rows.scan(f"log/{name}/") if log else []
+            entries = [EntryRecord.from_bytes(payload) for _, payload in rows]
+            if log and len(entries) != header.log_length:
                 raise CacheCorrupted(
-                    f"procedure {procedure_id!r} has {len(log)} log entries stored, expected {header.log_length}"
+                    f"procedure {procedure_id!r} has {len(entries)} log entries stored, expected {header.log_length}"
                 )
             extras = self.rows.read_row(f"extra/{name}")
             return header, Document(
-                log=log,
+                log=entries,
                 replay_index=header.replay_index,
                 state=self._part("state", name),
                 lua_state=self._part("lua", name),
                 status=header.status,
                 waiting_on_message_id=header.waiting_on_message_id,
                 extras=None if extras is None else unpack(extras),
-                variables={key: unpack(payload) for key, payload in self.rows.scan(f"var/{name}/")},
+                variables={key: unpack(payload) for key, payload in self.rows.scan(f"var/{name}/")} if log else {},
             )
-
-    def read_state(self, procedure_id: str) -> Part:
-        """All of the state."""
-        return self._part("state", _quoted(procedure_id))
 
     def _part(self, part: str, name: str) -> Part:
         return {unquote(key): unpack(payload) for key, payload in self.rows.scan(f"{part}/{name}/")}
 
     def write(self, procedure_id: str, changes: Changes, now: float) -> Header:
-        """Apply a local change: raises the version and queues the document for a push."""
-        header = self.header(procedure_id) or Header()
+        """Apply a change made here: raises the version and queues the document for a push."""
+        header, changes = _held_back(self.header(procedure_id) or Header(), changes)
+        self._keep_old(procedure_id, changes)
+        return self._queue(procedure_id, header, changes, now)
+
+    def merge(self, procedure_id: str, changes: Changes, runs: Iterable[str], now: float) -> Header:
+        """Apply what a merge, or a person, decided about a document that has to be pushed."""
+        header = _cancelled(self.header(procedure_id) or Header(), changes, runs)
+        return self._queue(procedure_id, header, changes, now)
+
+    def _queue(self, procedure_id: str, header: Header, changes: Changes, now: float) -> Header:
         version = header.version + 1
         header = self._apply(procedure_id, header, changes, version)._replace(version=version)
         if not header.queued:
@@ -170,12 +190,16 @@ class LocalStore:
         self.put_header(procedure_id, header)
         return header
 
-    def adopt(self, procedure_id: str, changes: Changes) -> Header:
-        """Apply a change that came from Plexus: the document stays or becomes clean."""
-        header = self.header(procedure_id) or Header()
+    def adopt(self, procedure_id: str, changes: Changes, runs: Iterable[str]) -> Header:
+        """Apply a change that came from Plexus: the document stays or becomes clean.
+
+        `runs`: the run ids in the log as it was here, for a CANCELLED that comes with it.
+        """
+        header = _cancelled(self.header(procedure_id) or Header(), changes, runs)
         version = header.version + 1 if changes else header.version
         header = self._apply(procedure_id, header, changes, version)
         header = header._replace(version=version, pushed=version, queued=False)
+        self.forget_old(procedure_id)
         self.put_header(procedure_id, header)
         self.drop_pending(procedure_id)
         return header
@@ -262,6 +286,34 @@ class LocalStore:
         """Pushes whose answer has not come, by push id."""
         return self._json(f"sent/{_quoted(procedure_id)}") or {}
 
+    def _keep_old(self, procedure_id: str, changes: Changes) -> None:
+        """Before keys change for the first time since a push: keep what Plexus has, for the conflict journal."""
+        name = _quoted(procedure_id)
+        for part, values in (("state", changes.state), ("lua", changes.lua_state)):
+            for key in map(_quoted, values):
+                current = self.rows.read_row(f"{part}/{name}/{key}")
+                if current is not None and self.rows.read_row(f"old/{name}/{part}/{key}") is None:
+                    self.rows.write_row(f"old/{name}/{part}/{key}", current)
+
+    def old(self, procedure_id: str) -> dict[str, Part]:
+        """What keys of `state` and `lua_state` were before they were changed here; some may be newer than the base."""
+        name = _quoted(procedure_id)
+        return {"state": self._part("old", f"{name}/state"), "lua_state": self._part("old", f"{name}/lua")}
+
+    def forget_old(self, procedure_id: str) -> None:
+        self.rows.delete_range(f"old/{_quoted(procedure_id)}/")
+
+    def creation(self, procedure_id: str) -> dict[str, Any] | None:
+        """The fields of a record that is still to be created; None for any other procedure."""
+        found: dict[str, Any] | None = self._json(f"create/{_quoted(procedure_id)}")
+        return found
+
+    def put_creation(self, procedure_id: str, fields: dict[str, Any]) -> None:
+        self._put_json(f"create/{_quoted(procedure_id)}", fields)
+
+    def drop_creation(self, procedure_id: str) -> None:
+        self.rows.delete_row(f"create/{_quoted(procedure_id)}")
+
     def put_sent(self, procedure_id: str, sent: dict[str, Any]) -> None:
         if sent:
             self._put_json(f"sent/{_quoted(procedure_id)}", sent)
@@ -284,6 +336,26 @@ class LocalStore:
     def drop_request(self, name: str) -> None:
         self.rows.delete_row(f"request/{name}")
 
+    # --- the conflict journal -----------------------------------------------------------------------------
+
+    def conflicts(self, *, resolved: bool = False) -> dict[int, ConflictRecord]:
+        """The open conflicts, or those that were resolved, by number."""
+        rows = self.rows.scan("resolved/" if resolved else "conflict/")
+        return {int(key): ConflictRecord.from_bytes(payload) for key, payload in rows}
+
+    def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
+        """Store a conflict, by default under a new number; one that is open already is not stored again."""
+        if number is None:
+            for known, other in self.conflicts().items():
+                if other._replace(at=record.at).to_bytes() == record.to_bytes():
+                    return known
+            number = (self._json("conflicts") or 0) + 1
+            self._put_json("conflicts", number)
+        self.rows.delete_rows((f"conflict/{number:09}", f"resolved/{number:09}"))
+        folder = "conflict" if record.resolved is None else "resolved"
+        self.rows.write_row(f"{folder}/{number:09}", record.to_bytes())
+        return number
+
     # --- rows as JSON -------------------------------------------------------------------------------------
 
     def _json(self, key: str) -> Any:
@@ -299,6 +371,26 @@ class LocalStore:
 
     def _save(self, key: str, record: Header | Pending | Link) -> None:
         self.rows.write_row(key, orjson.dumps([*record]))
+
+
+def _held_back(header: Header, changes: Changes) -> tuple[Header, Changes]:
+    """A CANCELLED that came from Plexus stays until a new run begins: what the old one says meanwhile waits."""
+    if header.cancelled is None:
+        return header, changes
+    ended = {None, *header.cancelled}
+    if any(entry.run_id not in ended for entry in changes.entries.values()):
+        held = (str(header.held[0]), header.held[1]) if header.held is not None else None
+        return header._replace(cancelled=None, held=None), replace(changes, status=changes.status or held)
+    if changes.status is not None:
+        return header._replace(held=list(changes.status)), replace(changes, status=None)
+    return header, changes
+
+
+def _cancelled(header: Header, changes: Changes, runs: Iterable[str]) -> Header:
+    """Note a CANCELLED that comes from Plexus, or that another status came after it."""
+    if changes.status is None or changes.status[0] == header.status:
+        return header
+    return header._replace(cancelled=sorted(runs) if changes.status[0] == "CANCELLED" else None, held=None)
 
 
 def _quoted(text: str) -> str:

@@ -29,17 +29,18 @@ from plexus_tactus_cache.document import SyncReport
 from plexus_tactus_cache.envelope import build
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
+from plexus_tactus_cache.journal import open_fork, record_of
+from plexus_tactus_cache.merge import difference, merged
 from plexus_tactus_cache.reconcile import (
+    TWO_WAYS,
     Action,
     Base,
     Digests,
     Plan,
     Remote,
-    adopted,
-    difference,
+    Side,
     digests_from_json,
     digests_to_json,
-    merged,
     reconcile,
 )
 from plexus_tactus_cache.records import Document
@@ -165,7 +166,9 @@ class SyncEngine:
 
     def _needs_read(self, procedure_id: str) -> bool:
         pending = self._store.pending(procedure_id)
-        return self._store.base(procedure_id) is None or (pending is not None and pending.reread)
+        if pending is not None and pending.reread:
+            return True
+        return self._store.base(procedure_id) is None and self._store.creation(procedure_id) is None
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -193,40 +196,86 @@ class SyncEngine:
             header, local = found or (Header(), Document())
             base = self._base(procedure_id)
             pending = self._store.pending(procedure_id)
-            if found is not None and _stale(base, remote) and self._still_doubtful(procedure_id, pending, now):
+            creating = self._store.creation(procedure_id) is not None
+            created = not creating or (pending is not None and pending.reread)  # a create met a record of that id
+            doubtful = found is not None and created and _stale(base, remote)
+            if doubtful and self._still_doubtful(procedure_id, pending, now):
                 return False
             header, base = self._landed(procedure_id, header, base, remote)
-            plan = reconcile(base, Digests.of(local), header.dirty, remote)
+            fork = pending.fork if pending is not None else None
+            plan = reconcile(
+                base,
+                Digests.of(local),
+                header.dirty,
+                remote,
+                created_here=creating,
+                on_fork=fork or self._settings.on_fork,
+            )
+            if remote is not None:
+                self._set_aside(procedure_id, plan, local, remote, base, fork, now)
             if plan.action is Action.PARK:
                 if found is None and remote is not None:  # it exists, and cannot be used: say so in status
                     self._store.put_header(procedure_id, header)
                 if found is not None or remote is not None:
                     self._park(procedure_id, plan.reason, now, done)
                 return False
-            if remote is None:
-                raise RuntimeError("reconcile lets a missing record only be parked")
-            if base is None or remote.updated_at != base.updated_at:
-                # A push without an answer was made for an older record: either it landed, or it never can.
-                self._store.put_sent(procedure_id, {})
-            self._store.put_base(procedure_id, Base.of(remote).to_json())
-            return self._carry_out(procedure_id, plan, header, local, remote, now, done)
+            if remote is not None:
+                if base is None or remote.updated_at != base.updated_at:
+                    # A push without an answer was made for an older record: either it landed, or it never can.
+                    self._store.put_sent(procedure_id, {})
+                self._store.put_base(procedure_id, Base.of(remote).to_json())
+                self._store.drop_creation(procedure_id)
+                if not self._carry_out(procedure_id, plan, header, local, remote.document, now, done):
+                    return False
+            pending = self._store.pending(procedure_id) or Pending(since=now)
+            self._store.put_pending(procedure_id, pending._replace(reread=False, doubtful_since=None))
+            return True
+
+    def _set_aside(
+        self,
+        procedure_id: str,
+        plan: Plan,
+        local: Document,
+        remote: Remote,
+        base: Base | None,
+        fork: Side | None,
+        now: float,
+    ) -> None:
+        """Write what the plan sets aside into the conflict journal; a fork that is none any more is closed there."""
+        old = self._store.old(procedure_id) if plan.set_aside else {}
+        undecided = open_fork(self._store.conflicts().items(), procedure_id)
+        for aside in plan.set_aside:
+            record = record_of(aside, procedure_id, local, remote, base, old, now)
+            if aside.kept is None:
+                self._store.put_conflict(record, undecided)
+            elif aside.reason == TWO_WAYS and fork is not None:
+                self._store.put_conflict(record._replace(resolved=fork))  # as a person wanted it
+            else:
+                self._store.put_conflict(record)
+                log.warning(
+                    "procedure %s: %s: the %s one is kept (%s)", procedure_id, aside.part, aside.kept, aside.reason
+                )
+        if undecided is not None and plan.action is not Action.PARK:
+            record = self._store.conflicts()[undecided]
+            side: Side = "remote" if plan.take_log else "local"
+            self._store.put_conflict(record._replace(kept=side, resolved=side), undecided)
 
     def _carry_out(
-        self, procedure_id: str, plan: Plan, header: Header, local: Document, remote: Remote, now: float, done: _Pass
+        self, procedure_id: str, plan: Plan, header: Header, local: Document, remote: Document, now: float, done: _Pass
     ) -> bool:
+        """Write what the plan makes of the document: whether that is to be pushed."""
         if plan.action is Action.ADOPT:
-            self._store.adopt(procedure_id, difference(local, adopted(local, remote.document)))
+            self._store.adopt(procedure_id, difference(local, merged(local, remote, plan)), local.runs)
             done.pulled.append(procedure_id)
             return False
         if plan.action is Action.NOTHING:
             self._store.put_header(procedure_id, header._replace(queued=False))
             self._store.drop_pending(procedure_id)
             return False
+        self._store.forget_old(procedure_id)
         if plan.action is Action.MERGE:
-            self._store.write(procedure_id, difference(local, merged(local, remote.document, plan)), now)
+            self._store.merge(procedure_id, difference(local, merged(local, remote, plan)), local.runs, now)
             done.merged.append(procedure_id)
-        pending = self._store.pending(procedure_id) or Pending(since=now)
-        self._store.put_pending(procedure_id, pending._replace(reread=False, doubtful_since=None))
         return True
 
     def _base(self, procedure_id: str) -> Base | None:
@@ -288,7 +337,8 @@ class SyncEngine:
         """Take a snapshot of a document and make its push; False when there is nothing to push."""
         found = self._store.read(procedure_id)
         base = self._base(procedure_id)
-        if found is None or base is None:
+        creation = self._store.creation(procedure_id) if base is None else None
+        if found is None or (base is None and creation is None):
             return False
         header, document = found
         sent = self._store.sent(procedure_id)
@@ -296,11 +346,13 @@ class SyncEngine:
         push_id = next((known for known, value in sent.items() if value["version"] == header.version), None)
         push_id = push_id or self._new_id()
         status = (document.status, document.waiting_on_message_id)
-        confirmed = (base.digests.status, base.digests.waiting_on_message_id)
+        before = base or Base(updated_at="", digests=Digests())
+        confirmed = (before.digests.status, before.digests.waiting_on_message_id)
         update = Update(
             procedure_id=procedure_id,
-            metadata=dumps(build(document, base.foreign, push_id)),
-            base=base,
+            metadata=dumps(build(document, before.foreign, push_id)),
+            base=before,
+            creation=creation,
             status=(document.status, document.waiting_on_message_id)
             if document.status is not None and status != confirmed
             else None,
@@ -358,6 +410,8 @@ class SyncEngine:
             self._store.put_header(procedure_id, header)
             self._store.put_base(procedure_id, Base(updated_at, push.digests, push.update.base.foreign).to_json())
             self._store.put_sent(procedure_id, {})
+            self._store.drop_creation(procedure_id)
+            self._store.forget_old(procedure_id)
             if clean:
                 self._store.drop_pending(procedure_id)
             else:
