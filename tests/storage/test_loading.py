@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -357,3 +358,24 @@ def test_a_client_whose_answers_are_odd(open_cache: OpenCache, answer: Any) -> N
     cache.sync(5)
     assert storage.get_state("p") == {"k": 1}
     assert cache.status().dirty == 1
+
+
+@pytest.mark.xfail(
+    strict=True, reason="sync and flush wait for the client in the calling thread, for as long as it likes"
+)
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.parametrize("call", ["flush", "sync"])
+def test_the_timeout_of_flush_and_sync_holds_with_a_client_that_blocks(
+    blocking: Blocking, open_cache: OpenCache, call: str, background: bool
+) -> None:
+    cache = open_cache(client=blocking, load_timeout=0.1, background=background)
+    cache.storage("p").state_set("p", "k", 1)
+
+    def wait() -> None:
+        with contextlib.suppress(Exception):  # what it makes of a cache that was closed meanwhile
+            getattr(cache, call)(0.2)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(3)
+    assert not thread.is_alive()
