@@ -294,3 +294,28 @@ def test_a_process_ends_while_plexus_hangs(plexus: Simulator, directory: Path, h
     with ProcedureCache(client_of(plexus), directory, fast()) as cache:
         assert cache.flush(10)
     assert (remote_state(plexus, "p"), remote_results(plexus, "p")) == ({"k": 1}, [2])
+
+
+@pytest.mark.xfail(strict=True, reason="the leader looks for requests of other processes only every push_interval")
+def test_a_leader_answers_at_once_however_long_its_push_interval(plexus: Simulator, directory: Path) -> None:
+    plexus.put("p")
+    with (
+        Process(opened(directory, plexus.url, push_interval=60)) as leader,
+        ProcedureCache(client_of(plexus), directory, fast()) as cache,
+    ):
+        eventually(lambda: leader.do(LEADS))
+        eventually(lambda: leader.do("cache.flush(1)"))
+        cache.storage("p").state_set("p", "k", 1)
+        assert cache.flush(5)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="sync() of a cache without a thread keeps the leadership and does nothing with it"
+)
+def test_a_foreground_sync_does_not_keep_others_from_syncing(plexus: Simulator, directory: Path) -> None:
+    plexus.put("p")
+    with ProcedureCache(client_of(plexus), directory, fast(), background=False) as one:
+        one.sync(5)
+        with ProcedureCache(client_of(plexus), directory, fast()) as other:
+            other.storage("p").state_set("p", "k", 1)
+            eventually(lambda: remote_state(plexus, "p") == {"k": 1}, 3)
