@@ -362,3 +362,18 @@ def test_the_default_directory_is_that_of_the_endpoint(plexus: Simulator, tmp_pa
     other = command_line("status", **{**here, "PLEXUS_API_URL": "https://production.example/graphql"})
     assert other.returncode == 1
     assert "there is no store" in other.stderr
+
+
+@pytest.mark.xfail(
+    strict=True, reason="opening a store binds it to the endpoint of the environment, for status and ls too"
+)
+@pytest.mark.parametrize("command", ["status", "ls"])
+def test_looking_does_not_give_the_store_to_an_endpoint(
+    run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    fill(directory, "p")
+    monkeypatch.setenv("PLEXUS_API_URL", "https://staging.example/graphql")
+    monkeypatch.setenv("PLEXUS_API_KEY", "key")
+    assert run(command)[0] == 0
+    monkeypatch.setenv("PLEXUS_API_URL", "https://production.example/graphql")
+    assert run(command)[0] == 0

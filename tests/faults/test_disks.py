@@ -274,3 +274,10 @@ def test_a_store_on_a_full_disk_can_be_looked_at(disk: SmallDisk, capsys: pytest
     assert main(["status", "--directory", str(disk.place / "store")]) == 0
     with ProcedureCache(None, disk.place / "store", fast()) as cache:
         assert cache.storage("p").state_get("p", "k") == 1
+
+
+@pytest.mark.xfail(strict=True, reason="sync() of a store that can only be read says that there is no client")
+def test_why_nothing_is_pushed_from_a_store_that_can_only_be_read(plexus: Simulator, frozen: Freeze) -> None:
+    directory = frozen(filled) / "store"
+    with ProcedureCache(client_of(plexus), directory, fast()) as cache:
+        assert "cannot be written" in cache.sync(0.2).errors[0]
