@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from clients import DashboardClient
 from conftest import OpenCache
-from gql import Client, gql
-from gql.transport.requests import RequestsHTTPTransport
 from helpers import append, client_of, eventually, parked_reason, remote_results, remote_state
 
 from plexus_tactus_cache import CacheClosed, PlexusStorageAdapter, ProcedureCache, RemoteUnavailable
@@ -229,29 +228,6 @@ def test_an_answer_that_comes_too_late_does_no_harm(plexus: Simulator, open_cach
     storage.state_set("p", "mine", 2)
     eventually(lambda: remote_state(plexus, "p") == {"theirs": 1, "mine": 2})
     assert storage.get_state("p") == {"theirs": 1, "mine": 2}
-
-
-class DashboardClient:
-    """As Plexus's PlexusDashboardClient: a new transport for each call, three retries, a bare Exception."""
-
-    def __init__(self, api_url: str, api_key: str) -> None:
-        self.api_url, self.api_key = api_url, api_key
-
-    def execute(
-        self, query: str, variables: dict[str, Any] | None = None, retry_policy: str | None = None
-    ) -> dict[str, Any]:
-        transport = RequestsHTTPTransport(url=self.api_url, headers={"x-api-key": self.api_key}, verify=True, retries=3)
-        request: Any = gql(query)
-        options: dict[str, Any] = {}
-        if hasattr(request, "variable_values"):
-            request.variable_values = variables
-        else:
-            options["variable_values"] = variables
-        try:
-            found: dict[str, Any] = Client(transport=transport).execute(request, **options)
-        except Exception as error:
-            raise Exception(f"GraphQL query failed: {error}") from error
-        return found
 
 
 @pytest.fixture
