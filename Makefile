@@ -1,13 +1,14 @@
 # The one entry point, for people and CI. `make` lists the targets.
 VENV ?= .venv
+VENV_GQL3 ?= .venv-gql3
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench clean
+.PHONY: help setup test test-gql3 check demo bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(BIN)/.ready ## make .venv with everything the other targets need
 
@@ -25,6 +26,15 @@ test: setup ## run all tests, with the coverage gate
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+test-gql3: $(VENV_GQL3)/.ready ## run the tests that need no Tactus with gql 3.5, as Plexus has it
+	@$(VENV_GQL3)/bin/python -m pytest
+
+$(VENV_GQL3)/.ready: pyproject.toml
+	@echo "setting up $(VENV_GQL3): once"
+	@$(PYTHON) -m venv $(VENV_GQL3)
+	@$(VENV_GQL3)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' 'gql[requests]<4'
+	@touch $@
+
 check: setup ## lint and type-check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -37,4 +47,4 @@ bench: setup ## what a checkpoint costs, as ratios within one run
 	@$(BIN)/python -m tools.bench
 
 clean: ## remove what the other targets made
-	@rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV_GQL3) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -77,18 +77,19 @@ class PlexusStorageAdapter:
         """
         return cast(ProcedureMetadata, self._documents(procedure_id).load(procedure_id))
 
-    def save_procedure_metadata(self, procedure_id_or_metadata: Any, metadata: Any = None) -> None:
+    def save_procedure_metadata(self, procedure_id: Any = None, metadata: Any = None) -> None:
         """Store `metadata`: `(procedure_id, metadata)` as Tactus calls it, or `(metadata)` as Plexus does.
+
+        Both may be given by name.
 
         An object from `load_procedure_metadata` is compared with what it last saw, and what changed is stored;
         one that the caller built replaces the document. Raises RunSuperseded when the log was changed elsewhere
         in a way that this object's log does not go on from.
         """
         if metadata is None:
-            metadata = procedure_id_or_metadata
+            metadata, procedure_id = procedure_id, None
+        if procedure_id is None:
             procedure_id = metadata.procedure_id
-        else:
-            procedure_id = procedure_id_or_metadata
         self._documents(procedure_id).save(procedure_id, metadata)
 
     def update_procedure_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None = None) -> None:

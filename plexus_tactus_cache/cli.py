@@ -124,6 +124,7 @@ def _sync(cache: ProcedureCache, options: argparse.Namespace) -> int:
     done = cache.flush(timeout=options.timeout)
     report = cache.sync(timeout=options.timeout) if not done else None
     status = cache.status()
+    done = done and not status.parked
     if options.json:
         _print_json(status)
     elif done:
@@ -135,7 +136,7 @@ def _sync(cache: ProcedureCache, options: argparse.Namespace) -> int:
         for procedure in cache.procedures():
             if procedure.dirty or procedure.parked_reason:
                 print(f"  {procedure.procedure_id}: {_place(procedure)}")
-    return 0 if done and not status.parked else 1
+    return 0 if done else 1
 
 
 def _when(moment: float | None) -> str:
