@@ -83,7 +83,7 @@ class ProcedureCache:
             self.directory, durability=self.settings.durability, lock_timeout=self.settings.lock_timeout
         )
         if self.endpoint is not None:
-            self._store.bind(self.endpoint)
+            self._store.check(self.endpoint)
         self._closed = False
         self.documents = Documents(self._store, self._wake)
         self._start()
@@ -101,8 +101,14 @@ class ProcedureCache:
             self._procedures = Procedures(self._client)
             self._engine = SyncEngine(self._store, self._procedures, self.settings)
             if self._background:
+                self._bind()
                 self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
                 self._thread.start()
+
+    def _bind(self) -> None:
+        """The directory belongs to the endpoint that it first talked to."""
+        if self.endpoint is not None:
+            self._store.bind(self.endpoint)
 
     def _after_fork_in_child(self) -> None:
         """Everything that must not be shared with the parent is opened anew."""
@@ -124,7 +130,9 @@ class ProcedureCache:
         """
         self.check_open()
         if self._engine is None:
-            return SyncReport(pending=self._pending(), errors=("no client: nothing can be pushed",))
+            why = self._store.rows.read_only or "no client"
+            return SyncReport(pending=self._pending(), errors=(f"{why}: nothing can be pushed",))
+        self._bind()
         deadline = time.monotonic() + timeout
         late = SyncReport(errors=(f"not done within {timeout} s; it goes on in the background",))
         request: str | None = None
@@ -139,7 +147,8 @@ class ProcedureCache:
                 elif request not in self._store.requests():
                     return SyncReport(pending=self._pending())
                 if time.monotonic() >= deadline:
-                    return late.model_copy(update={"pending": self._pending()})
+                    error = f"the process that syncs did not answer within {timeout} s"
+                    return SyncReport(pending=self._pending(), errors=(error,))
                 time.sleep(_POLL)
         finally:
             if request is not None:
@@ -156,6 +165,8 @@ class ProcedureCache:
             try:
                 return engine.run_once(time.time(), force=True)
             finally:
+                if self._thread is None:  # nothing more happens here by itself: others may lead
+                    self._leadership.release()
                 self._store.rows.close()  # this thread's connection
                 self._passing.release()
 
@@ -266,7 +277,8 @@ class ProcedureCache:
         if is_builtin(procedure_id):
             raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
         if self._engine is None:
-            raise RemoteUnavailable("no client: set PLEXUS_API_URL and PLEXUS_API_KEY")
+            raise RemoteUnavailable(self._store.rows.read_only or "no client: set PLEXUS_API_URL and PLEXUS_API_KEY")
+        self._bind()
         try:
             remote = self._engine.pull(procedure_id, time.time())
         except RequestFailed as error:
@@ -444,6 +456,7 @@ class ProcedureCache:
         """Read the record and reconcile: None, or why Plexus's document is not known."""
         if self._procedures is None or self._engine is None:
             return "there is no client to ask Plexus with"
+        self._bind()
         procedures = self._procedures
         answer: Remote | Failure | None
         try:

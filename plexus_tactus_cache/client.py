@@ -17,6 +17,13 @@ from plexus_tactus_cache.failures import Failure, classify, retry_after_of
 URL_VARIABLE, KEY_VARIABLE = "PLEXUS_API_URL", "PLEXUS_API_KEY"
 
 
+def keep_payloads_out_of_the_log() -> None:
+    """gql 3.5 logs whole requests and answers at INFO, under Plexus's own client too: they are nobody's business."""
+    transport_log = logging.getLogger("gql.transport.requests")
+    if transport_log.level == logging.NOTSET:
+        transport_log.setLevel(logging.WARNING)
+
+
 class GraphQLClient(Protocol):
     """What a cache needs of a client: Plexus's own `PlexusDashboardClient` has it too.
 
@@ -41,10 +48,6 @@ class PlexusClient:
         self._api_key = api_key
         self.timeout = timeout
         self._local = threading.local()
-        # gql 3.5 logs whole requests and answers at INFO: a payload is nobody's business.
-        transport_log = logging.getLogger("gql.transport.requests")
-        if transport_log.level == logging.NOTSET:
-            transport_log.setLevel(logging.WARNING)
 
     def __repr__(self) -> str:
         return f"PlexusClient({self.api_url!r})"

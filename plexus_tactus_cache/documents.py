@@ -87,14 +87,17 @@ class Documents:
             return self._in_step(procedure_id).metadata
 
     def state(self, procedure_id: str) -> dict[str, Any]:
-        """The live state, in step with the store. The log is not touched: a run may be under way."""
+        """The live state, in step with the store. A run that was superseded keeps its object until it saves."""
         with self._locked(procedure_id):
             live = self._live.get(procedure_id)
             if live is None:
                 live = self._in_step(procedure_id)
-            elif self._header(procedure_id).version != live.version:
-                header, document = self._read(procedure_id, log=False)
-                live.catch_up_but_log(header, document, live.delta())
+            elif (header := self._header(procedure_id)).version != live.version:
+                header, document = self._read(procedure_id, log=header.log_version > live.log_seen)
+                if header.log_version <= live.log_seen or not live.rebase(document):
+                    live.catch_up_but_log(header, document, live.delta())
+                else:
+                    live.catch_up(header, document, live.delta())
             state: dict[str, Any] = live.metadata.state
             return state
 
@@ -182,7 +185,7 @@ class Documents:
                     self._supersede(procedure_id, live, document)
                     return False
                 self._note_overridden(procedure_id, live, document, delta)
-                live.catch_up_but_log(header, document, delta)
+                live.catch_up(header, document, live.delta())
                 delta = live.delta()
             if not delta.changes and before.version:
                 return True

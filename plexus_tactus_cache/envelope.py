@@ -52,8 +52,8 @@ def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str
     numbers = {reference: number for number, reference in enumerate(document.variables)}
     checkpoints: dict[str, Any] = {}
     checkpoint_notes: dict[str, Notes] = {}
-    for key, entry in zip(entry_keys(document.log), document.log, strict=True):
-        checkpoints[key] = _write_entry(key, entry, numbers)
+    for position, (key, entry) in enumerate(zip(entry_keys(document.log), document.log, strict=True)):
+        checkpoints[key] = _write_entry(key, position, entry, numbers)
         if entry.notes:
             checkpoint_notes[key] = entry.notes
     state, state_book = _write_part(document.state)
@@ -108,12 +108,12 @@ def entry_digest(key: str, entry: EntryRecord) -> str:
     return digest([key, entry.run_id, entry.result])
 
 
-def _write_entry(key: str, entry: EntryRecord, numbers: dict[str, int]) -> dict[str, Any]:
+def _write_entry(key: str, position: int, entry: EntryRecord, numbers: dict[str, int]) -> dict[str, Any]:
     completed_at = utc(entry.timestamp)
     written: dict[str, Any] = {"name": key, "result": entry.result, "completed_at": completed_at}
     optional = {
         "run_id": entry.run_id,
-        "position": entry.position,
+        "position": position,  # in the log; the entry's own may be from before it moved
         "type": entry.type,
         "timestamp": entry.timestamp if entry.timestamp != completed_at else None,
         "duration_ms": entry.duration_ms,

@@ -103,15 +103,18 @@ class LiveDocument:
         """Bring what others wrote into the object, in place, except where `kept` has changes of its own."""
         if header.log_version > self.log_seen and not kept.touches_log:
             log = build_log(document.log, document.variables)
+            at_end = self.metadata.replay_index >= len(self.saved)
             self.metadata.execution_log = ExecutionLog(log)
             self.saved = list(log)
-            self.metadata.replay_index = self.replay_index = document.replay_index
+            self.replay_index = document.replay_index
+            if at_end:  # a run in the middle of its replay goes on from where it is
+                self.metadata.replay_index = document.replay_index
             self.log_seen = header.version
         self.variables, self.swept = set(document.variables), header.swept
         self.catch_up_but_log(header, document, kept)
 
     def catch_up_but_log(self, header: Header, document: Document, kept: Delta) -> None:
-        """As `catch_up`, for a run that is under way: it must not see the log move under its replay index."""
+        """As `catch_up`, for a run that was superseded: it has to find that out when it saves its log."""
         self.version = header.version
         self.state = _catch_up(self.metadata.state, document.state, self.state, kept.changes.state)
         self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, kept.changes.lua_state)
@@ -215,7 +218,7 @@ class LiveDocument:
         if stored != mine and stored[:replayed] != seen[:replayed]:
             return False
         if mine != seen:
-            if mine[:common] != stored[:common]:
+            if mine[:common] != stored[:common] or common < len(seen):
                 return False
             self.saved = log[:common]
             if isinstance(log, ExecutionLog):

@@ -235,20 +235,22 @@ def _log(base: Digests, local: Digests, remote: Digests) -> _LogPlan:
         return _LogPlan("remote", parts_at, reset=True)
     if here == before:
         return _LogPlan("remote", parts_at)
+    if len(here) < len(before) and here == before[: len(here)]:
+        return _LogPlan(None, parts_at)  # cleared here on purpose: what went on in Plexus does not go on from that
     if parts_at == min(len(here), len(there)):
         return _LogPlan("local" if len(here) > len(there) else "remote", parts_at)
     return _LogPlan(None, parts_at)
 
 
-def _cut_off(log: _LogPlan, local: Digests, envelope: Envelope) -> list[SetAside]:
-    """What of the logs is in neither the result nor, for good reason, superseded."""
-    found = []
-    if log.reset and log.parts_at < len(local.log):
-        found.append(SetAside("execution_log", log.parts_at, "remote", "the procedure was reset in Plexus"))
+def _cut_off(log: _LogPlan, taken: Side | None, local: Digests, envelope: Envelope) -> list[SetAside]:
+    """What of the logs is in neither the result nor replaced by something else."""
+    if taken == "remote" and len(envelope.document.log) < len(local.log):
+        reason = "the procedure was reset in Plexus" if log.reset else "the log was cut short in Plexus"
+        return [SetAside("execution_log", log.parts_at, "remote", reason)]
     if envelope.beyond.keys() - set(local.log):
         reason = "the checkpoints in Plexus have a gap in their positions; those behind it were cut off"
-        found.append(SetAside("execution_log", len(envelope.document.log), "local", reason))
-    return found
+        return [SetAside("execution_log", len(envelope.document.log), "local", reason)]
+    return []
 
 
 # --- whole documents --------------------------------------------------------------------------------------
@@ -264,7 +266,7 @@ def _adopt(base: Base | None, local: Digests, remote: Digests, envelope: Envelop
         take_extras=remote.extras is not None or local.extras is not None,
         take_state=frozenset({*local.state, *remote.state}),
         take_lua_state=frozenset({*local.lua_state, *remote.lua_state}),
-        set_aside=tuple(_cut_off(log, local, envelope)),
+        set_aside=tuple(_cut_off(log, "remote", local, envelope)),
     )
 
 
@@ -278,7 +280,8 @@ def _merge(base: Base | None, local: Digests, remote: Digests, envelope: Envelop
     if log.side is None and on_fork != "park":
         aside.append(SetAside("execution_log", log.parts_at, on_fork, TWO_WAYS))
         log = _LogPlan(on_fork, log.parts_at)
-    aside += _cut_off(log, local, envelope)
+    else:
+        aside += _cut_off(log, log.side, local, envelope)
     # A log that was there before anybody here looked has not gone on.
     winner: Side = "remote" if log.side == "remote" and base is not None else "local"
     take_extras = _side(before.extras, local.extras, remote.extras)

@@ -194,7 +194,7 @@ def build_log(records: list[EntryRecord], variables: Variables) -> list[Checkpoi
             continue
         entry = _new(CheckpointEntry)
         _set(entry, "__dict__", fields)
-        _set(entry, "__pydantic_fields_set__", _ENTRY_FIELDS)
+        _set(entry, "__pydantic_fields_set__", set(_ENTRY_FIELDS))
         _set(entry, "__pydantic_extra__", None)
         _set(entry, "__pydantic_private__", None)
         log.append(entry)

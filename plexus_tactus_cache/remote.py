@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from plexus_tactus_cache.client import GraphQLClient
+from plexus_tactus_cache.client import GraphQLClient, keep_payloads_out_of_the_log
 from plexus_tactus_cache.envelope import parse
 from plexus_tactus_cache.failures import (
     Failure,
@@ -55,6 +55,7 @@ class Procedures:
     """Plexus's procedures through any GraphQLClient."""
 
     def __init__(self, client: GraphQLClient) -> None:
+        keep_payloads_out_of_the_log()
         self._client = client
         self._classify = getattr(client, "classify", classify)
         self.endpoint: str | None = getattr(client, "api_url", None)

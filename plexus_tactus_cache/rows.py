@@ -83,20 +83,35 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
 
     def __init__(self, directory: Path, *, durability: str, lock_timeout: float) -> None:
         self._pragma = f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}"
+        self._lock_timeout = lock_timeout
         self.read_only: str | None = None
         self.path = directory
         self._remove_copy: weakref.finalize[..., Rows] | None = None
-        if not _writable(directory):
-            self.read_only = f"{self.path} cannot be written; what it holds can be read"
-            directory = _copy(directory)
-            self._remove_copy = weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
         self.forked()
         with _lock:
             _all_rows.add(self)
+        if not _writable(directory):
+            self._open_copy(f"{self.path} cannot be written; what it holds can be read")
+            return
+        try:
+            self._open(directory)
+        except StoreFull as error:  # opening writes, too
+            if not (directory / DATABASE).is_file():
+                raise
+            self.close()
+            self._open_copy(f"{error}; then open it again. What it holds can be read")
+
+    def _open_copy(self, why: str) -> None:
+        self.read_only = why
+        copy = _copy(self.path)
+        self._remove_copy = weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
+        self._open(copy)
+
+    def _open(self, directory: Path) -> None:
         try:
             super().__init__(
                 str(directory),
-                timeout=lock_timeout,
+                timeout=self._lock_timeout,
                 disk=_BytesDisk,
                 eviction_policy="none",
                 cull_limit=0,

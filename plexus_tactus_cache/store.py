@@ -97,7 +97,7 @@ class LocalStore:
     def __init__(self, directory: Path, *, durability: str = "full", lock_timeout: float = 60.0) -> None:
         self.rows = Rows(directory, durability=durability, lock_timeout=lock_timeout)
         self.directory = directory
-        self._bind(None)
+        self._prepare()
 
     def close(self) -> None:
         self.rows.discard()
@@ -107,30 +107,37 @@ class LocalStore:
     @property
     def endpoint(self) -> str | None:
         """The API endpoint that the directory belongs to; None until it first met one."""
-        found: str | None = self._json("store")["endpoint"]
-        return found
-
-    def _bind(self, endpoint: str | None) -> None:
         found = self._json("store")
-        if found is not None and found["format"] != FORMAT:
+        return None if found is None else found["endpoint"]
+
+    def _prepare(self) -> None:
+        found = self._json("store")
+        if found is None and not self.rows.read_only:
+            with self.rows.transaction():
+                if self._json("store") is None:
+                    self._put_json("store", {"format": FORMAT, "endpoint": None})
+        elif found is not None and found["format"] != FORMAT:
             raise CacheCorrupted(
                 f"{self.directory} has format {found['format']}, this version reads {FORMAT}: "
                 "use the version that wrote it"
             )
-        if found is None or (endpoint is not None and found["endpoint"] is None):
-            if self.rows.read_only:
-                return
-            with self.rows.transaction():
-                self._put_json("store", {"format": FORMAT, "endpoint": endpoint})
-        elif endpoint is not None and found["endpoint"] != endpoint:
+
+    def check(self, endpoint: str) -> None:
+        """Raises EndpointMismatch when the directory belongs to another endpoint."""
+        found = self.endpoint
+        if found is not None and found != endpoint:
             raise EndpointMismatch(
-                f"{self.directory} belongs to {found['endpoint']}, not to {endpoint}: choose another directory "
+                f"{self.directory} belongs to {found}, not to {endpoint}: choose another directory "
                 "(argument directory=, or PLEXUS_CACHE_DIR)"
             )
 
     def bind(self, endpoint: str) -> None:
         """Give the directory to `endpoint`. Raises EndpointMismatch when it has another one."""
-        self._bind(endpoint)
+        if self.endpoint is None and not self.rows.read_only:
+            with self.rows.transaction():
+                if self.endpoint is None:
+                    self._put_json("store", {"format": FORMAT, "endpoint": endpoint})
+        self.check(endpoint)
 
     # --- documents ----------------------------------------------------------------------------------------
 

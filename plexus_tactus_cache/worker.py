@@ -21,6 +21,7 @@ log = logging.getLogger("plexus_tactus_cache")
 
 _Result = TypeVar("_Result")
 LOCK_NAME = "leader.lock"
+LOOK_AROUND = 1.0  # seconds between looks for what other processes wrote or asked for
 
 
 class Leadership:
@@ -71,6 +72,7 @@ class SyncThread:
         self._engine = engine
         self._leadership = leadership
         self._interval = settings.push_interval
+        self._patience = min(self._interval, LOOK_AROUND)
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="plexus-tactus-cache", daemon=True)
@@ -106,7 +108,7 @@ class SyncThread:
     def _step(self) -> float:
         """Do what is due: seconds until it is worth looking again."""
         if not self._leadership.acquire():
-            return self._interval
+            return self._patience
         requests = self._store.requests()
         now = time.time()
         if requests:
@@ -121,4 +123,4 @@ class SyncThread:
         if self._store.link().state == "unauthorized":
             self._leadership.release()  # somebody with another key may do better
         due = self._engine.next_due(time.time())
-        return self._interval if due is None else min(max(due - time.time(), 0.01), self._interval)
+        return self._patience if due is None else min(max(due - time.time(), 0.01), self._patience)

@@ -364,9 +364,6 @@ def test_the_default_directory_is_that_of_the_endpoint(plexus: Simulator, tmp_pa
     assert "there is no store" in other.stderr
 
 
-@pytest.mark.xfail(
-    strict=True, reason="opening a store binds it to the endpoint of the environment, for status and ls too"
-)
 @pytest.mark.parametrize("command", ["status", "ls"])
 def test_looking_does_not_give_the_store_to_an_endpoint(
     run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch, command: str

@@ -265,7 +265,6 @@ def test_a_directory_that_is_a_file(plexus: Simulator, tmp_path: Path, open_cach
     assert (tmp_path / "store").read_text() == "not a directory"
 
 
-@pytest.mark.xfail(strict=True, reason="opening a store writes diskcache's settings, for which a full disk has no room")
 def test_a_store_on_a_full_disk_can_be_looked_at(disk: SmallDisk, capsys: pytest.CaptureFixture[str]) -> None:
     with ProcedureCache(None, disk.place / "store", fast()) as cache:
         cache.storage("p").state_set("p", "k", 1)
@@ -276,7 +275,6 @@ def test_a_store_on_a_full_disk_can_be_looked_at(disk: SmallDisk, capsys: pytest
         assert cache.storage("p").state_get("p", "k") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="sync() of a store that can only be read says that there is no client")
 def test_why_nothing_is_pushed_from_a_store_that_can_only_be_read(plexus: Simulator, frozen: Freeze) -> None:
     directory = frozen(filled) / "store"
     with ProcedureCache(client_of(plexus), directory, fast()) as cache:

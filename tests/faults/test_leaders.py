@@ -296,7 +296,6 @@ def test_a_process_ends_while_plexus_hangs(plexus: Simulator, directory: Path, h
     assert (remote_state(plexus, "p"), remote_results(plexus, "p")) == ({"k": 1}, [2])
 
 
-@pytest.mark.xfail(strict=True, reason="the leader looks for requests of other processes only every push_interval")
 def test_a_leader_answers_at_once_however_long_its_push_interval(plexus: Simulator, directory: Path) -> None:
     plexus.put("p")
     with (
@@ -309,9 +308,6 @@ def test_a_leader_answers_at_once_however_long_its_push_interval(plexus: Simulat
         assert cache.flush(5)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="sync() of a cache without a thread keeps the leadership and does nothing with it"
-)
 def test_a_foreground_sync_does_not_keep_others_from_syncing(plexus: Simulator, directory: Path) -> None:
     plexus.put("p")
     with ProcedureCache(client_of(plexus), directory, fast(), background=False) as one:

@@ -232,7 +232,6 @@ def test_the_key_is_not_in_the_directory(plexus: Simulator, tmp_path: Path) -> N
     assert KEY.encode() not in found
 
 
-@pytest.mark.xfail(strict=True, reason="gql's logger is quieted by PlexusClient only, so not under Plexus's own client")
 def test_plexus_own_client(plexus: Simulator, open_cache: OpenCache, everything: Everything) -> None:
     plexus.put("p")
     cache = open_cache(client=DashboardClient(plexus.url, KEY))

@@ -656,7 +656,6 @@ def test_any_sequence_of_calls(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="entries keep the position of their object, not that in the log, on the wire")
 @pytest.mark.parametrize("change", ["front", "swap"])
 def test_entries_that_moved_keep_their_order_everywhere(
     plexus: Simulator, open_cache: OpenCache, stored: Stored, change: str
@@ -679,7 +678,6 @@ def test_entries_that_moved_keep_their_order_everywhere(
     assert elsewhere.status().parked == 0
 
 
-@pytest.mark.xfail(strict=True, reason="loaded entries have a frozenset for __pydantic_fields_set__")
 def test_an_entry_that_was_loaded_can_be_changed_as_any_other(storage: PlexusStorageAdapter, stored: Stored) -> None:
     append(storage, "one")
     loaded = stored().execution_log[0]

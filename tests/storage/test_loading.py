@@ -336,9 +336,6 @@ def test_a_client_whose_answers_are_odd(open_cache: OpenCache, answer: Any) -> N
     assert cache.status().dirty == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="sync and flush wait for the client in the calling thread, for as long as it likes"
-)
 @pytest.mark.parametrize("background", [True, False])
 @pytest.mark.parametrize("call", ["flush", "sync"])
 def test_the_timeout_of_flush_and_sync_holds_with_a_client_that_blocks(
