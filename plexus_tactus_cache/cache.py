@@ -295,7 +295,10 @@ class ProcedureCache:
         with self.documents.writing():
             pending = self._store.pending(procedure_id)
             if pending is not None:
-                self._store.put_pending(procedure_id, pending.again())
+                again = pending.again()
+                if self._store.creation(procedure_id) is not None:
+                    again = again._replace(reread=False)  # there is no record to read
+                self._store.put_pending(procedure_id, again)
         self._wake()
 
     def status(self) -> CacheStatus:

@@ -1,4 +1,4 @@
-"""The command line: `plexus-tactus-cache status | ls | sync`.
+"""The command line: `plexus-tactus-cache status | ls | sync | pull | retry | conflicts | resolve`.
 
 Exit status: 0 when what was asked is done, 1 when it is not (something is still pending or parked after `sync`, the
 store cannot be used), 2 for wrong arguments.
@@ -9,16 +9,18 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.document import CacheStatus, ProcedureStatus
-from plexus_tactus_cache.errors import StorageError, StoreReadOnly
+from plexus_tactus_cache.document import CacheStatus, CheckpointEntry, ProcedureStatus
+from plexus_tactus_cache.errors import ProcedureNotFound, StorageError, StoreReadOnly
 from plexus_tactus_cache.rows import DATABASE
 from plexus_tactus_cache.settings import default_directory
 
@@ -56,6 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     sync.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: 30")
     sync.set_defaults(run=_sync)
+    pull = commands.add_parser("pull", parents=[common], help="read one procedure from Plexus now and reconcile")
+    pull.add_argument("procedure_id", metavar="ID")
+    pull.set_defaults(run=_pull)
+    retry = commands.add_parser("retry", parents=[common], help="push a parked procedure again")
+    retry.add_argument("procedure_id", metavar="ID")
+    retry.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="default: 30")
+    retry.set_defaults(run=_retry)
+    conflicts = commands.add_parser("conflicts", parents=[common], help="the values that reconciling set aside")
+    conflicts.add_argument("--resolved", action="store_true", help="those that were dealt with")
+    conflicts.set_defaults(run=_conflicts)
+    resolve = commands.add_parser("resolve", parents=[common], help="let one side of a conflict be the value")
+    resolve.add_argument("conflict_id", metavar="CONFLICT")
+    resolve.add_argument("--keep", choices=("local", "remote"), required=True)
+    resolve.set_defaults(run=_resolve)
     return parser
 
 
@@ -90,6 +106,7 @@ def _describe(status: CacheStatus) -> list[str]:
         f"endpoint:   {status.endpoint or 'none yet'}",
         f"connection: {status.connection}" + (f" ({status.problem})" if status.problem else ""),
         f"procedures: {status.procedures}, {status.dirty} not in Plexus yet{age}, {status.parked} parked",
+        f"conflicts:  {status.conflicts}" + (", see `plexus-tactus-cache conflicts`" if status.conflicts else ""),
         f"last push:  {_when(status.last_success)}",
     ]
     if status.next_attempt is not None:
@@ -139,6 +156,62 @@ def _sync(cache: ProcedureCache, options: argparse.Namespace) -> int:
     return 0 if done else 1
 
 
+def _pull(cache: ProcedureCache, options: argparse.Namespace) -> int:
+    cache.pull(options.procedure_id)
+    return _tell(cache, options)
+
+
+def _retry(cache: ProcedureCache, options: argparse.Namespace) -> int:
+    cache.retry(options.procedure_id)
+    cache.flush(timeout=options.timeout)
+    return _tell(cache, options)
+
+
+def _tell(cache: ProcedureCache, options: argparse.Namespace) -> int:
+    """Where the procedure that was asked for stands now."""
+    found = next((one for one in cache.procedures() if one.procedure_id == options.procedure_id), None)
+    if found is None:
+        raise ProcedureNotFound(options.procedure_id)
+    if options.json:
+        _print_json(found)
+    else:
+        print(f"{found.procedure_id}: {_place(found)}")
+    return 1 if found.parked_reason or (found.dirty and options.run is _retry) else 0
+
+
+def _conflicts(cache: ProcedureCache, options: argparse.Namespace) -> int:
+    found = cache.conflicts(resolved=options.resolved)
+    if options.json:
+        _print_json(found)
+        return 0
+    for one in found:
+        where = one.part if one.key is None else f"{one.part} {one.key!r}"
+        where = f"{one.part} from position {one.key}" if one.part == "execution_log" else where
+        print(f"{one.id}  {one.procedure_id}  {where}  {_when(one.at)}")
+        print(f"    {one.reason}; " + (f"{one.kept} is kept" if one.kept else "undecided"))
+        for side in ("local", "remote", "base"):
+            if side not in one.absent:
+                print(f"    {side + ':':<8}{_short(getattr(one, side))}")
+    if not found:
+        print("no conflicts")
+    return 0
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], CheckpointEntry):
+        value = [entry.result for entry in value]
+    return textwrap.shorten(repr(value), 100, placeholder=" ...")
+
+
+def _resolve(cache: ProcedureCache, options: argparse.Namespace) -> int:
+    cache.resolve(options.conflict_id, options.keep)
+    if options.json:
+        _print_json([one for one in cache.conflicts(resolved=True) if one.id == options.conflict_id])
+    else:
+        print(f"conflict {options.conflict_id}: {options.keep} is the value now; the next sync brings it to Plexus")
+    return 0
+
+
 def _when(moment: float | None) -> str:
     if moment is None:
         return "never"
@@ -147,4 +220,5 @@ def _when(moment: float | None) -> str:
 
 def _print_json(found: BaseModel | Sequence[BaseModel]) -> None:
     plain = found.model_dump() if isinstance(found, BaseModel) else [one.model_dump() for one in found]
-    print(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+    # values of conflicts can be anything; here they are to be looked at
+    print(orjson.dumps(plain, default=repr, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
