@@ -17,7 +17,7 @@ $(BIN)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11"; exit 1; }
 	@echo "setting up $(VENV): once, a few minutes and 500 MB, most of it Tactus"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tactus,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[tactus,s3,dev]'
 	@touch $@
 
 test: setup ## run all tests, with the coverage gate

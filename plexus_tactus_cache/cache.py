@@ -21,6 +21,7 @@ from typing import Any, Self
 import orjson
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
+from plexus_tactus_cache.attachments import s3_or_none
 from plexus_tactus_cache.client import URL_VARIABLE, GraphQLClient, PlexusClient
 from plexus_tactus_cache.document import CacheStatus, Conflict, ProcedureStatus, SyncReport, is_builtin
 from plexus_tactus_cache.documents import Documents
@@ -38,7 +39,7 @@ from plexus_tactus_cache.records import Changes
 from plexus_tactus_cache.remote import CREATION_FIELDS, Procedures
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store import Header, LocalStore, Pending
-from plexus_tactus_cache.sync import SyncEngine
+from plexus_tactus_cache.sync import Projection, SyncEngine
 from plexus_tactus_cache.worker import Leadership, SyncThread, within
 
 log = logging.getLogger("plexus_tactus_cache")
@@ -58,6 +59,8 @@ class ProcedureCache:
         directory: where; default: `PLEXUS_CACHE_DIR`, else a directory per API endpoint below the user's data
             directory.
         settings: default: from `PLEXUS_CACHE_*`.
+        dashboard_state: makes the view of a state that Plexus's dashboard shows, or None to leave it as it is; default:
+            Plexus's projection, where the record has one or the state is an optimizer's.
         background: False: no sync thread, so nothing is pushed but by `sync` and `flush`.
 
     Raises:
@@ -73,8 +76,10 @@ class ProcedureCache:
         settings: CacheSettings | None = None,
         *,
         background: bool = True,
+        dashboard_state: Projection | None = None,
     ) -> None:
         self._background = background
+        self._projection = dashboard_state
         self.settings = settings or CacheSettings()
         self._client = client or PlexusClient.from_environment(timeout=self.settings.request_timeout)
         self.endpoint = endpoint_of(self._client)
@@ -94,12 +99,13 @@ class ProcedureCache:
         """What a process needs anew: leadership and the thread."""
         self._leadership = Leadership(self.directory)
         self._engine: SyncEngine | None = None
-        self._procedures: Procedures | None = None
         self._thread: SyncThread | None = None
         self._passing = threading.Lock()  # one foreground pass at a time: they do not pile up while Plexus hangs
         if self._client is not None and not self._store.rows.read_only:
-            self._procedures = Procedures(self._client)
-            self._engine = SyncEngine(self._store, self._procedures, self.settings)
+            procedures = Procedures(
+                self._client, s3_or_none(self.settings.attachments_bucket, self.settings.request_timeout)
+            )
+            self._engine = SyncEngine(self._store, procedures, self.settings, projection=self._projection)
             if self._background:
                 self._bind()
                 self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
@@ -457,15 +463,15 @@ class ProcedureCache:
 
     def _ask(self, procedure_id: str) -> str | None:
         """Read the record and reconcile: None, or why Plexus's document is not known."""
-        if self._procedures is None or self._engine is None:
+        if self._engine is None:
             return "there is no client to ask Plexus with"
         self._bind()
-        procedures = self._procedures
+        procedures, known = self._engine.procedures, self._engine.known([procedure_id])
         answer: Remote | Failure | None
         try:
             answer = within(
                 self.settings.load_timeout,
-                lambda: procedures.get([procedure_id])[procedure_id],
+                lambda: procedures.get([procedure_id], known)[procedure_id],
                 "plexus-tactus-cache-load",
             )
         except TimeoutError:

@@ -3,10 +3,11 @@
 The known keys stay as Plexus's own adapter, dashboard, reset and clone tools write and read them (plexus-facts.md §6);
 what they do not know of is under one key of ours, `cache`:
 
-    {"format": 1, "push_id": ..., "extras": [plain, notes],
-     "parts": {"checkpoints": {"digest": ..., "notes": {key: notes}, "variables": [[plain, notes], ...],
-                               "positions": {given name: position}},
-               "state": {"digest": ..., "notes": {key: notes}, "keys": {plain key: key text}}, "lua_state": ...}}
+    {"format": 1, "push_id": ..., "digests": {part: digest},
+     "book": {"extras": [plain, notes],
+              "checkpoints": {"notes": {key: notes}, "variables": [[plain, notes], ...],
+                              "positions": {given name: position}},
+              "state": {"notes": {key: notes}, "keys": {plain key: key text}}, "lua_state": ...}}
 
 A part that no longer matches its digest was written by someone else: then the part wins and its notes are void.
 All other keys are *foreign*: kept, never invented.
@@ -25,7 +26,7 @@ from plexus_tactus_cache.codec import Encoded, Notes, canonical, digest
 from plexus_tactus_cache.records import Document, EntryRecord, Part, Variables, key_text, value_digest
 
 FORMAT = 1
-BOOKKEEPING = "cache"
+BOOKKEEPING, BOOK = "cache", "book"
 PARTS = ("checkpoints", "state", "lua_state")
 OWNED = frozenset({*PARTS, "replay_index", BOOKKEEPING})
 POINTER = "_s3_key"
@@ -42,6 +43,7 @@ class Envelope:
     problem: str | None = None  # why it cannot be used; the rest is empty then
     beyond: dict[str, EntryRecord] = field(default_factory=dict)  # behind a gap in the log, by `entry_digest`
     absent: bool = False  # the record has no metadata at all
+    replay_index: int = 0  # as it was found: of a log that was not fetched
 
 
 # --- writing ----------------------------------------------------------------------------------------------
@@ -58,34 +60,29 @@ def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str
             checkpoint_notes[key] = entry.notes
     state, state_book = _write_part(document.state)
     lua_state, lua_book = _write_part(document.lua_state)
+    parts = {"checkpoints": checkpoints, "state": state, "lua_state": lua_state}
     book: dict[str, Any] = {
-        "format": FORMAT,
-        "push_id": push_id,
-        "parts": {
-            "checkpoints": {
-                "digest": digest(checkpoints),
-                "notes": checkpoint_notes,
-                "variables": [list(value) for value in document.variables.values()],
-                "positions": {
-                    key: position
-                    for position, (key, entry) in enumerate(zip(checkpoints, document.log, strict=True))
-                    if entry.name is not None
-                },
+        "checkpoints": {
+            "notes": checkpoint_notes,
+            "variables": [list(value) for value in document.variables.values()],
+            "positions": {
+                key: position
+                for position, (key, entry) in enumerate(zip(checkpoints, document.log, strict=True))
+                if entry.name is not None
             },
-            "state": state_book,
-            "lua_state": lua_book,
         },
+        "state": state_book,
+        "lua_state": lua_book,
     }
     if document.extras is not None:
         book["extras"] = list(document.extras)
-    return {
-        **foreign,
-        "checkpoints": checkpoints,
-        "state": state,
-        "lua_state": lua_state,
-        "replay_index": document.replay_index,
-        BOOKKEEPING: book,
+    bookkeeping = {
+        "format": FORMAT,
+        "push_id": push_id,
+        "digests": {name: digest(part) for name, part in parts.items()},
+        BOOK: book,
     }
+    return {**foreign, **parts, "replay_index": document.replay_index, BOOKKEEPING: bookkeeping}
 
 
 def entry_keys(log: list[EntryRecord]) -> list[str]:
@@ -155,7 +152,6 @@ def _write_part(part: Part) -> tuple[dict[str, Any], dict[str, Any]]:
             keys[name] = text
     plain = {names[text]: value.plain for text, value in part.items()}
     book: dict[str, Any] = {
-        "digest": digest(plain),
         "notes": {names[text]: value.notes for text, value in part.items() if value.notes},
     }
     if keys:
@@ -197,46 +193,52 @@ def _parse(metadata: Any) -> Envelope:
         if part is not None and not isinstance(part, dict):
             raise _UnusableError(f"{name} in Plexus is not an object")
         if part is not None and isinstance(part.get(POINTER), str):
-            raise _UnusableError(f"{name} is kept in S3 ({part[POINTER]}), and attachments cannot be read yet")
-    book = metadata.get(BOOKKEEPING)
-    if not isinstance(book, dict):
-        book = {}
-    elif book.get("format") != FORMAT:
-        raise _UnusableError(f"another version of this package wrote the record, in format {book.get('format')!r}")
-    parts = book.get("parts", {})
-    log, beyond, variables = _read_log(metadata.get("checkpoints") or {}, parts.get("checkpoints", {}))
+            raise _UnusableError(f"{name} is kept in S3 ({part[POINTER]}), and there is no access to S3 here")
+    bookkeeping = metadata.get(BOOKKEEPING)
+    if not isinstance(bookkeeping, dict):
+        bookkeeping = {"digests": {}, BOOK: {}}
+    elif bookkeeping.get("format") != FORMAT:
+        raise _UnusableError(
+            f"another version of this package wrote the record, in format {bookkeeping.get('format')!r}"
+        )
+    book = bookkeeping[BOOK]
+    if isinstance(book.get(POINTER), str):
+        raise _UnusableError(f"the bookkeeping is kept in S3 ({book[POINTER]}), and there is no access to S3 here")
+    # A part that does not match its digest was written by someone else: then what we noted of it is void.
+    ours = {name: bookkeeping["digests"].get(name) == digest(metadata.get(name) or {}) for name in PARTS}
+    log, beyond, variables = _read_log(
+        metadata.get("checkpoints") or {}, book.get("checkpoints", {}), ours["checkpoints"]
+    )
     replay_index = metadata.get("replay_index")
     if not isinstance(replay_index, int):
         replay_index = 0
     document = Document(
         log=log,
         replay_index=min(replay_index, len(log)),  # a reset empties the log and leaves the index
-        state=_read_part(metadata.get("state") or {}, parts.get("state", {})),
-        lua_state=_read_part(metadata.get("lua_state") or {}, parts.get("lua_state", {})),
+        state=_read_part(metadata.get("state") or {}, book.get("state", {}) if ours["state"] else {}),
+        lua_state=_read_part(metadata.get("lua_state") or {}, book.get("lua_state", {}) if ours["lua_state"] else {}),
         extras=Encoded(*book["extras"]) if "extras" in book else None,
         variables=variables,
     )
     return Envelope(
         document=document,
         foreign={key: value for key, value in metadata.items() if key not in OWNED},
-        push_id=book.get("push_id"),
+        push_id=bookkeeping.get("push_id"),
         beyond=beyond,
+        replay_index=replay_index,
     )
 
 
 def _read_part(part: dict[str, Any], book: dict[str, Any]) -> Part:
-    ours = bool(book) and book["digest"] == digest(part)
-    notes = book["notes"] if ours else {}
-    keys = book.get("keys", {}) if ours else {}
+    notes, keys = book.get("notes", {}), book.get("keys", {})
     return {keys.get(name) or key_text(name): Encoded(plain, notes.get(name, {})) for name, plain in part.items()}
 
 
 def _read_log(
-    checkpoints: dict[str, Any], book: dict[str, Any]
+    checkpoints: dict[str, Any], book: dict[str, Any], ours: bool
 ) -> tuple[list[EntryRecord], dict[str, EntryRecord], Variables]:
     """The log up to the first gap, the entries behind it, and the variables of the log."""
-    ours = bool(book) and book["digest"] == digest(checkpoints)
-    notes: dict[str, Notes] = book["notes"] if ours else {}
+    notes: dict[str, Notes] = book.get("notes", {}) if ours else {}
     positions: dict[str, int] = book.get("positions", {})  # they hold for an entry that another writer rewrote, too
     stored = [Encoded(*value) for value in book.get("variables", ())]
     references = [value_digest(value) for value in stored]

@@ -7,6 +7,7 @@
 | unauthorized | 401, 403, an Unauthorized error                             | pause, say so, give up leadership    |
 | conflict     | a failed condition                                          | read the record, reconcile           |
 | refused      | invalid, too large                                          | park this one, go on with the others |
+| unavailable  | no connection to S3, or an error of its own                 | retry with growing delay, for ever   |
 | unknown      | anything else                                               | retry with growing delay, then park  |
 """
 
@@ -29,6 +30,7 @@ class FailureClass(Enum):
     UNAUTHORIZED = "unauthorized"
     CONFLICT = "conflict"
     REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
     UNKNOWN = "unknown"
 
 
@@ -150,6 +152,34 @@ def classify(error: BaseException, *, status: int | None = None, retry_after: fl
         if isinstance(link, (requests.RequestException, OSError, TransportError)):
             return Failure(FailureClass.OFFLINE, _describe(error), not_sent=_never_left(error))
     return Failure(FailureClass.UNKNOWN, type(error).__name__)
+
+
+_S3_REFUSALS = {
+    "NoSuchKey": "the object is not there",
+    "404": "the object is not there",
+    "NoSuchBucket": "the bucket is not there: see the setting attachments_bucket",
+    "AccessDenied": "access denied: the credentials do not allow it, or the object is not there",
+    "403": "access denied: the credentials do not allow it, or the object is not there",
+    "InvalidAccessKeyId": "the credentials are not valid",
+    "SignatureDoesNotMatch": "the credentials are not valid",
+    "ExpiredToken": "the credentials have expired",
+    "InvalidToken": "the credentials are not valid",
+    "EntityTooLarge": "the object is too large",
+    "NoCredentialsError": "S3 is not configured: there are no AWS credentials",
+    "PartialCredentialsError": "S3 is not configured: the AWS credentials are incomplete",
+    "ParamValidationError": "the key or the bucket's name is not valid",
+    "NoRegionError": "S3 is not configured: there is no AWS region",
+}
+
+
+def classify_s3(error: BaseException, key: str) -> Failure:
+    """The class of an exception of boto3's: what a person has to mend is refused, all else passes."""
+    response = getattr(error, "response", None)
+    found = response.get("Error") if isinstance(response, Mapping) else None
+    code = str(found.get("Code")) if isinstance(found, Mapping) else type(error).__name__
+    if code in _S3_REFUSALS:
+        return Failure(FailureClass.REFUSED, f"S3, {key}: {_S3_REFUSALS[code]} ({code})")
+    return Failure(FailureClass.UNAVAILABLE, f"S3 is out of reach ({code})")
 
 
 def _describe(error: BaseException) -> str:

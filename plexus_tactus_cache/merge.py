@@ -13,11 +13,12 @@ def merged(local: Document, remote: Document, plan: Plan) -> Document:
     What is equal on both sides stays as it is here: exact values, and fields that other writers drop.
     """
     log = _take_log(local, remote) if plan.take_log else local.log
+    replay_index = local.replay_index if plan.replay_index is None else plan.replay_index
     chosen = remote if plan.take_status else local
     status = plan.restore_status or (chosen.status, chosen.waiting_on_message_id)
     return Document(
         log=log,
-        replay_index=min((remote if plan.take_replay_index else local).replay_index, len(log)),
+        replay_index=min(replay_index, len(log)),
         state=_take(local.state, remote.state, plan.take_state),
         lua_state=_take(local.lua_state, remote.lua_state, plan.take_lua_state),
         status=status[0],

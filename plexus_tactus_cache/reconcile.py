@@ -33,7 +33,8 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from plexus_tactus_cache.codec import digest
-from plexus_tactus_cache.envelope import Envelope, entry_digest, entry_keys
+from plexus_tactus_cache.envelope import BOOK, Envelope, entry_digest, entry_keys
+from plexus_tactus_cache.layout import Attachment
 from plexus_tactus_cache.records import Document, EntryRecord, Part
 
 Side = Literal["local", "remote"]
@@ -92,6 +93,26 @@ class Remote:
     status: str | None
     waiting_on_message_id: str | None
     envelope: Envelope
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
+    unchanged: frozenset[str] = frozenset()  # parts that were not fetched: they are those of the base `relative_to`
+    relative_to: str | None = None  # token of the base, or push id of the push without an answer that landed
+
+    def digests(self, base: Base | None) -> Digests:
+        """The digests of the whole, `base` being the one that `unchanged` is about."""
+        found = Digests.of(self.document)
+        if base is None or not self.unchanged:
+            return found
+        before = base.digests
+        kept: dict[str, Any] = {}
+        if "checkpoints" in self.unchanged:
+            kept |= {"log": before.log, "runs": before.runs, "replay_index": self.envelope.replay_index}
+        if "state" in self.unchanged:
+            kept["state"] = before.state
+        if "lua_state" in self.unchanged:
+            kept["lua_state"] = before.lua_state
+        if BOOK in self.unchanged:
+            kept["extras"] = before.extras
+        return dataclasses.replace(found, **kept)
 
     @property
     def document(self) -> Document:
@@ -115,17 +136,37 @@ class Base:
     updated_at: str
     digests: Digests
     foreign: dict[str, Any] = field(default_factory=dict)
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
 
     @staticmethod
-    def of(remote: Remote) -> Base:
-        return Base(remote.updated_at, Digests.of(remote.document), remote.envelope.foreign)
+    def of(remote: Remote, before: Base | None) -> Base:
+        """`before`: the base that the remote was read against."""
+        return Base(remote.updated_at, remote.digests(before), remote.envelope.foreign, remote.attachments)
 
     def to_json(self) -> dict[str, Any]:
-        return {"updated_at": self.updated_at, "digests": digests_to_json(self.digests), "foreign": self.foreign}
+        return {
+            "updated_at": self.updated_at,
+            "digests": digests_to_json(self.digests),
+            "foreign": self.foreign,
+            "attachments": attachments_to_json(self.attachments),
+        }
 
     @staticmethod
     def from_json(stored: dict[str, Any]) -> Base:
-        return Base(stored["updated_at"], digests_from_json(stored["digests"]), stored["foreign"])
+        return Base(
+            stored["updated_at"],
+            digests_from_json(stored["digests"]),
+            stored["foreign"],
+            attachments_from_json(stored["attachments"]),
+        )
+
+
+def attachments_to_json(attachments: Mapping[str, Attachment]) -> dict[str, Any]:
+    return {name: list(one) for name, one in attachments.items()}
+
+
+def attachments_from_json(stored: Mapping[str, Any]) -> dict[str, Attachment]:
+    return {name: Attachment(*one) for name, one in stored.items()}
 
 
 def digests_to_json(digests: Digests) -> dict[str, Any]:
@@ -166,7 +207,7 @@ class Plan:
     action: Action
     reason: str = ""
     take_log: bool = False
-    take_replay_index: bool = False
+    replay_index: int | None = None  # the remote's, if it is to be taken
     take_status: bool = False
     restore_status: tuple[str | None, str | None] | None = None  # what the scanner's STALLED replaced
     take_extras: bool = False
@@ -206,13 +247,13 @@ def reconcile(
         return Plan(Action.PARK, GONE if base is not None else NEVER_EXISTED)
     if remote.envelope.problem is not None:
         return Plan(Action.PARK, remote.envelope.problem)
-    theirs = Digests.of(remote.document)
+    theirs = remote.digests(base)
     if base is not None and remote.envelope.absent and not base.digests.blank:
         return Plan(Action.PARK, REMOVED)
     if base is not None and theirs == base.digests:
         return Plan(Action.PUSH if dirty else Action.NOTHING)
     if not dirty:
-        return _adopt(base, local, theirs, remote.envelope)
+        return _adopt(base, local, theirs, remote)
     return _merge(base, local, theirs, remote.envelope, on_fork)
 
 
@@ -242,9 +283,9 @@ def _log(base: Digests, local: Digests, remote: Digests) -> _LogPlan:
     return _LogPlan(None, parts_at)
 
 
-def _cut_off(log: _LogPlan, taken: Side | None, local: Digests, envelope: Envelope) -> list[SetAside]:
+def _cut_off(log: _LogPlan, taken: Side | None, local: Digests, remote: Digests, envelope: Envelope) -> list[SetAside]:
     """What of the logs is in neither the result nor replaced by something else."""
-    if taken == "remote" and len(envelope.document.log) < len(local.log):
+    if taken == "remote" and len(remote.log) < len(local.log):
         reason = "the procedure was reset in Plexus" if log.reset else "the log was cut short in Plexus"
         return [SetAside("execution_log", log.parts_at, "remote", reason)]
     if envelope.beyond.keys() - set(local.log):
@@ -256,17 +297,19 @@ def _cut_off(log: _LogPlan, taken: Side | None, local: Digests, envelope: Envelo
 # --- whole documents --------------------------------------------------------------------------------------
 
 
-def _adopt(base: Base | None, local: Digests, remote: Digests, envelope: Envelope) -> Plan:
-    log = _log(base.digests if base is not None else Digests(), local, remote)
+def _adopt(base: Base | None, local: Digests, theirs: Digests, remote: Remote) -> Plan:
+    """All of the remote; what was not fetched is here already."""
+    log = _log(base.digests if base is not None else Digests(), local, theirs)
+    fetched = {"checkpoints", "state", "lua_state", BOOK} - remote.unchanged
     return Plan(
         Action.ADOPT,
-        take_log=True,
-        take_replay_index=True,
+        take_log="checkpoints" in fetched,
+        replay_index=theirs.replay_index,
         take_status=True,
-        take_extras=remote.extras is not None or local.extras is not None,
-        take_state=frozenset({*local.state, *remote.state}),
-        take_lua_state=frozenset({*local.lua_state, *remote.lua_state}),
-        set_aside=tuple(_cut_off(log, "remote", local, envelope)),
+        take_extras=BOOK in fetched and (theirs.extras is not None or local.extras is not None),
+        take_state=frozenset({*local.state, *theirs.state}) if "state" in fetched else frozenset(),
+        take_lua_state=frozenset({*local.lua_state, *theirs.lua_state}) if "lua_state" in fetched else frozenset(),
+        set_aside=tuple(_cut_off(log, "remote", local, theirs, remote.envelope)),
     )
 
 
@@ -281,7 +324,7 @@ def _merge(base: Base | None, local: Digests, remote: Digests, envelope: Envelop
         aside.append(SetAside("execution_log", log.parts_at, on_fork, TWO_WAYS))
         log = _LogPlan(on_fork, log.parts_at)
     else:
-        aside += _cut_off(log, log.side, local, envelope)
+        aside += _cut_off(log, log.side, local, remote, envelope)
     # A log that was there before anybody here looked has not gone on.
     winner: Side = "remote" if log.side == "remote" and base is not None else "local"
     take_extras = _side(before.extras, local.extras, remote.extras)
@@ -295,7 +338,7 @@ def _merge(base: Base | None, local: Digests, remote: Digests, envelope: Envelop
     plan = Plan(
         Action.MERGE,
         take_log=log.side == "remote",
-        take_replay_index=take_replay_index,
+        replay_index=remote.replay_index if take_replay_index else None,
         take_status=take_status,
         restore_status=restore_status,
         take_extras=winner == "remote" if take_extras is None else take_extras,

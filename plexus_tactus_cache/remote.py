@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
 
+from plexus_tactus_cache.attachments import Attachments
 from plexus_tactus_cache.client import GraphQLClient, keep_payloads_out_of_the_log
-from plexus_tactus_cache.envelope import parse
+from plexus_tactus_cache.codec import canonical, digest, dumps
+from plexus_tactus_cache.envelope import BOOK, BOOKKEEPING, Envelope, parse
 from plexus_tactus_cache.failures import (
     Failure,
     FailureClass,
@@ -19,6 +21,7 @@ from plexus_tactus_cache.failures import (
     classify_error,
     graphql_errors,
 )
+from plexus_tactus_cache.layout import Attachment, pointers, with_parts
 from plexus_tactus_cache.reconcile import Base, Remote
 
 # Subscribers get only what the mutation selects, and the dashboard drops updates without accountId (§6).
@@ -51,29 +54,112 @@ class Update:
         return len(orjson.dumps(self.metadata.decode())) + len(orjson.dumps(self.creation)) + 600
 
 
-class Procedures:
-    """Plexus's procedures through any GraphQLClient."""
+@dataclass(frozen=True)
+class Known:
+    """What is known of a record before it is read, so that no attachment is fetched twice."""
 
-    def __init__(self, client: GraphQLClient) -> None:
+    token: str  # of the base
+    attachments: Mapping[str, Attachment]  # of the base, by part
+    pushes: Mapping[str, Mapping[str, Attachment]]  # of pushes without an answer, by push id
+
+
+class Procedures:
+    """Plexus's procedures through any GraphQLClient, with their attachments if there is access to S3."""
+
+    def __init__(self, client: GraphQLClient, attachments: Attachments | None = None) -> None:
         keep_payloads_out_of_the_log()
         self._client = client
+        self.attachments = attachments
         self._classify = getattr(client, "classify", classify)
         self.endpoint: str | None = getattr(client, "api_url", None)
         self.credentials: str = getattr(client, "credentials", "")
 
-    def get(self, ids: Sequence[str]) -> dict[str, Remote | Failure | None]:
+    def get(self, ids: Sequence[str], known: Mapping[str, Known] | None = None) -> dict[str, Remote | Failure | None]:
         """The records of `ids`, None for those that Plexus does not know (or not yet: reads can be stale).
 
         Raises RequestFailed when the whole request failed.
         """
-        parameters = ", ".join(f"$i{n}: ID!" for n in range(len(ids)))
-        fields = " ".join(f"p{n}: getProcedure(id: $i{n}) {{ {_READ} }}" for n in range(len(ids)))
-        variables = {f"i{n}": procedure_id for n, procedure_id in enumerate(ids)}
-        found = self._request(f"query Procedures({parameters}) {{ {fields} }}", variables, len(ids))
         answers: dict[str, Remote | Failure | None] = {}
-        for procedure_id, answer in zip(ids, found, strict=True):
-            answers[procedure_id] = _understood(_remote, answer) if isinstance(answer, dict) else answer
+        for procedure_id, answer in self._read(ids, _READ).items():
+            before = (known or {}).get(procedure_id)
+            answers[procedure_id] = (
+                _understood(lambda record, before=before: self._remote(record, before), answer)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                if isinstance(answer, dict)
+                else answer
+            )
         return answers
+
+    def metadata(self, procedure_id: str) -> str:
+        """The metadata of a record as text, empty where there is none. Raises RequestFailed."""
+        answer = self._read([procedure_id], "id metadata")[procedure_id]
+        if isinstance(answer, Failure):
+            raise RequestFailed(answer)
+        found = None if answer is None else answer.get("metadata")
+        return found if isinstance(found, str) else dumps(found).decode()
+
+    def _read(self, ids: Sequence[str], fields: str) -> dict[str, dict[str, Any] | Failure | None]:
+        parameters = ", ".join(f"$i{n}: ID!" for n in range(len(ids)))
+        selected = " ".join(f"p{n}: getProcedure(id: $i{n}) {{ {fields} }}" for n in range(len(ids)))
+        variables = {f"i{n}": procedure_id for n, procedure_id in enumerate(ids)}
+        found = self._request(f"query Procedures({parameters}) {{ {selected} }}", variables, len(ids))
+        return dict(zip(ids, found, strict=True))
+
+    def _remote(self, record: dict[str, Any], known: Known | None) -> Remote:
+        """Raises RequestFailed when S3 is out of reach; a part that is not there is a problem of the record."""
+        metadata = record.get("metadata")
+        if isinstance(metadata, str):
+            try:
+                metadata = orjson.loads(metadata)
+            except ValueError:
+                pass  # `parse` says so
+        fetched = _Fetched(metadata) if self.attachments is None else self._fetch(self.attachments, metadata, known)
+        return Remote(
+            updated_at=_token(record),
+            status=record.get("status"),
+            waiting_on_message_id=record.get("waitingOnMessageId"),
+            envelope=parse(fetched.metadata) if fetched.problem is None else Envelope(problem=fetched.problem),
+            attachments=fetched.attachments,
+            unchanged=frozenset(fetched.unchanged),
+            relative_to=fetched.relative_to,
+        )
+
+    def _fetch(self, attachments: Attachments, metadata: Any, known: Known | None) -> _Fetched:
+        """The metadata with the parts that are in S3, but for those that are known to be as they were."""
+        found = pointers(metadata)
+        if not found:
+            return _Fetched(metadata)
+        result = _Fetched(metadata)
+        before: Mapping[str, Attachment] = {}
+        if known is not None:
+            push_id = str((metadata.get(BOOKKEEPING) or {}).get("push_id"))
+            result.relative_to = push_id if push_id in known.pushes else known.token
+            before = known.pushes.get(push_id, known.attachments)
+        try:
+            for name, key in found.items():
+                old = before.get(name)
+                # Keys of ours are never written twice; others may be, before their record is (§6).
+                if old is not None and old.key == key and (not old.etag or attachments.etag(key) == old.etag):
+                    result.unchanged.add(name)
+                    result.attachments[name] = old
+            if result.unchanged != found.keys():
+                result.unchanged.discard(BOOK)  # what changed may need its notes
+            parts: dict[str, Any] = {name: {} for name in result.unchanged}
+            for name in found.keys() - result.unchanged:
+                body, etag = attachments.get(found[name])
+                parts[name] = orjson.loads(body)
+                if not isinstance(parts[name], dict):
+                    raise TypeError("not an object")
+                result.attachments[name] = Attachment(found[name], digest(canonical(parts[name])), etag)
+        except RequestFailed as error:
+            if error.failure.kind is not FailureClass.REFUSED:
+                raise
+            return _Fetched(metadata, problem=f"a part of it is kept in S3: {error.failure.message}")
+        except (ValueError, TypeError):
+            return _Fetched(
+                metadata, problem=f"{name} is kept in S3 ({found[name]}), and what is there is no JSON object"
+            )
+        result.metadata = with_parts(metadata, parts)
+        return result
 
     def update(self, updates: Sequence[Update]) -> dict[str, str | Failure]:
         """Write each of `updates` where the record still is what it was made for: its new `updatedAt`, or why not.
@@ -129,6 +215,17 @@ class Procedures:
         return answers
 
 
+@dataclass
+class _Fetched:
+    """Metadata with what was fetched of it."""
+
+    metadata: Any
+    attachments: dict[str, Attachment] = field(default_factory=dict)
+    unchanged: set[str] = field(default_factory=set)
+    relative_to: str | None = None
+    problem: str | None = None
+
+
 _Answer = TypeVar("_Answer")
 
 
@@ -136,6 +233,8 @@ def _understood(read: Callable[[dict[str, Any]], _Answer], record: dict[str, Any
     """What `read` makes of a record, or that it is none."""
     try:
         return read(record)
+    except RequestFailed as error:
+        return error.failure
     except (KeyError, TypeError, ValueError):
         return Failure(FailureClass.UNKNOWN, "Plexus answered with a record that lacks what we asked for")
 
@@ -144,15 +243,6 @@ def _token(record: dict[str, Any]) -> str:
     updated_at: str = record["updatedAt"]
     dt.datetime.fromisoformat(updated_at)  # or it is not what we take it for
     return updated_at
-
-
-def _remote(record: dict[str, Any]) -> Remote:
-    return Remote(
-        updated_at=_token(record),
-        status=record.get("status"),
-        waiting_on_message_id=record.get("waitingOnMessageId"),
-        envelope=parse(record.get("metadata")),
-    )
 
 
 def _input(update: Update) -> dict[str, Any]:

@@ -299,6 +299,12 @@ class Rows(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hint
             self._checked(key, mode, filename, value)  # raises
         return rows
 
+    def first(self, prefix: str) -> str | None:
+        """The rest of the first key that starts with `prefix`; None when there is none."""
+        statement = "SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY key LIMIT 1"
+        found = self._execute(statement, (prefix, _after(prefix)))
+        return found[0][0][len(prefix) :] if found else None
+
     def delete_rows(self, keys: Iterable[str]) -> None:
         """Forget all of `keys`."""
         for key in keys:

@@ -42,6 +42,9 @@ class Schedule:
     def next_due(self, now: float) -> float | None:
         """When something will have to be done; None while nothing waits."""
         times = [self.due(pending, now) for pending in self._store.outbox().values() if pending.parked is None]
+        garbage = self._store.garbage_due()
+        if garbage is not None:
+            times.append(garbage)
         return max(min(times), self._link_due(self._store.link(), now)) if times else None
 
     def due(self, pending: Pending, now: float) -> float:

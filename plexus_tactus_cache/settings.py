@@ -39,6 +39,18 @@ class CacheSettings(BaseSettings):
     on_fork: Literal["park", "local", "remote"] = Field(
         "park", description="a log that went on here and in Plexus, differently: wait for a person, or keep one side"
     )
+    attachments: Literal["auto", "always", "never"] = Field(
+        "auto", description="which parts of a record are kept in S3: those that do not fit, all, or none"
+    )
+    attachments_bucket: str | None = Field(None, description="the S3 bucket; default: Plexus's")
+    attachments_retention: float = Field(
+        7 * 86_400.0, ge=0, description="how long an object in S3 is kept after nothing refers to it any more"
+    )
+    max_inline_bytes: int = Field(
+        300_000,
+        ge=10_000,
+        description="metadata above this leaves the record; DynamoDB's limit is 400 KB for all of it",
+    )
     max_request_bytes: int = Field(900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
     lock_timeout: float = Field(60.0, gt=0, description="how long a write waits for another process's write")
 

@@ -12,6 +12,9 @@
 | `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried |
 | `old/<id>/<part>/<key>`    | what a locally changed key was when Plexus last confirmed it |
 | `create/<id>`              | a procedure created here that Plexus has not confirmed: the fields of its record |
+| `uploads/<id>`             | our objects in S3 that the record, or a push without an answer, may refer to |
+| `garbage/<due>/<id>/<key>` | those that nothing refers to any more, by when they may be deleted |
+| `inline/<id>`              | how many bytes the record has room for, where that is less than usual |
 | `conflict/<n>`, `resolved/<n>` | the conflict journal (journal.py); `conflicts` is its counter |
 | `link`                     | state of the connection to Plexus, for status and for the next leader     |
 | `request/<name>`           | a foreground sync asked for by a process that does not lead               |
@@ -342,6 +345,50 @@ class LocalStore:
 
     def drop_request(self, name: str) -> None:
         self.rows.delete_row(f"request/{name}")
+
+    # --- attachments --------------------------------------------------------------------------------------
+
+    def uploads(self, procedure_id: str) -> dict[str, str]:
+        """Our objects in S3 by key: the digest of what they hold, empty until the upload is known to be complete."""
+        return self._json(f"uploads/{_quoted(procedure_id)}") or {}
+
+    def put_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
+        if uploads:
+            self._put_json(f"uploads/{_quoted(procedure_id)}", uploads)
+        else:
+            self.rows.delete_row(f"uploads/{_quoted(procedure_id)}")
+
+    def put_garbage(self, procedure_id: str, keys: Iterable[str], due: float) -> None:
+        for key in keys:
+            self.rows.write_row(f"garbage/{due:020.3f}/{_quoted(procedure_id)}/{_quoted(key)}", b"")
+
+    def garbage_due(self) -> float | None:
+        """When the first object may be deleted; None while there is none."""
+        first = self.rows.first("garbage/")
+        return None if first is None else float(first.split("/")[0])
+
+    def garbage(self, now: float) -> dict[str, list[str]]:
+        """The keys that may be deleted at `now`, by procedure."""
+        found: dict[str, list[str]] = {}
+        for row, _ in self.rows.scan("garbage/"):
+            due, procedure_id, key = row.split("/")
+            if float(due) > now:
+                break
+            found.setdefault(unquote(procedure_id), []).append(unquote(key))
+        return found
+
+    def drop_garbage(self, procedure_id: str, keys: Iterable[str]) -> None:
+        gone = {f"{_quoted(procedure_id)}/{_quoted(key)}" for key in keys}
+        rows = [row for row, _ in self.rows.scan("garbage/") if row.partition("/")[2] in gone]
+        self.rows.delete_rows(f"garbage/{row}" for row in rows)
+
+    def inline_limit(self, procedure_id: str) -> int | None:
+        """Bytes that the record was found to have room for; None: as usual."""
+        found: int | None = self._json(f"inline/{_quoted(procedure_id)}")
+        return found
+
+    def put_inline_limit(self, procedure_id: str, limit: int) -> None:
+        self._put_json(f"inline/{_quoted(procedure_id)}", limit)
 
     # --- the conflict journal -----------------------------------------------------------------------------
 

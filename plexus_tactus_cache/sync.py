@@ -24,12 +24,15 @@ from typing import Any
 
 import backoff
 
+from plexus_tactus_cache.attachments import new_key
 from plexus_tactus_cache.codec import dumps
+from plexus_tactus_cache.dashboard import looks_like_optimizer, project
 from plexus_tactus_cache.document import SyncReport
 from plexus_tactus_cache.envelope import build
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.journal import open_fork, record_of
+from plexus_tactus_cache.layout import Attachment, Layout, TooLarge, lay_out
 from plexus_tactus_cache.merge import difference, merged
 from plexus_tactus_cache.reconcile import (
     TWO_WAYS,
@@ -39,12 +42,14 @@ from plexus_tactus_cache.reconcile import (
     Plan,
     Remote,
     Side,
+    attachments_from_json,
+    attachments_to_json,
     digests_from_json,
     digests_to_json,
     reconcile,
 )
 from plexus_tactus_cache.records import Document
-from plexus_tactus_cache.remote import Procedures, Update
+from plexus_tactus_cache.remote import Known, Procedures, Update
 from plexus_tactus_cache.schedule import Schedule
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store import Header, LocalStore, Pending
@@ -55,7 +60,13 @@ READ_BATCH = 10  # records in one request: 10 of 400 KB stay under AppSync's lim
 PUSH_BATCH = 25
 CONFLICT_ROUNDS = 3  # of reading again and pushing again in one pass
 DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that is a missing record believed
+ITEM_BYTES = 409_600  # DynamoDB's limit for the whole record
+LEAST_INLINE = 5_000  # bytes of metadata below which moving parts to S3 gains nothing
+GARBAGE_RETRY = 3600.0  # seconds
 UNKNOWN_ATTEMPTS = 8  # before an error that nobody knows parks a document
+
+
+Projection = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 class _LinkDownError(Exception):
@@ -81,6 +92,7 @@ class SyncEngine:
     """Pushes and reconciles the documents of one store. One pass at a time; any thread.
 
     Args:
+        projection: makes the dashboard's view of a state; default: what Plexus does (dashboard.py).
         jitter: makes a random delay, in seconds, out of the longest one.
         new_id: makes a push id.
     """
@@ -91,13 +103,15 @@ class SyncEngine:
         procedures: Procedures,
         settings: CacheSettings,
         *,
+        projection: Projection | None = None,
         jitter: Callable[[float], float] = backoff.full_jitter,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         self._store = store
-        self._procedures = procedures
+        self.procedures = procedures
         self._settings = settings
         self._schedule = Schedule(store, settings, procedures.credentials, jitter)
+        self._projection = projection
         self._new_id = new_id
         self._lock = threading.Lock()
 
@@ -122,6 +136,7 @@ class SyncEngine:
                 ]
                 try:
                     self._push_all(due, now, done)
+                    self._collect_garbage(now)
                 except _LinkDownError:
                     pass  # recorded; everything keeps its place
             return done.report(id_ for id_, pending in self._store.outbox().items() if pending.parked is None)
@@ -132,11 +147,22 @@ class SyncEngine:
         Raises RequestFailed.
         """
         with self._lock:
-            answer = self._procedures.get([procedure_id])[procedure_id]
+            answer = self.procedures.get([procedure_id], self.known([procedure_id]))[procedure_id]
             if isinstance(answer, Failure):
                 raise RequestFailed(answer)
             self.settle(procedure_id, answer, now)
             return answer
+
+    def known(self, ids: Iterable[str]) -> dict[str, Known]:
+        """What a read of the records of `ids`, for `settle`, need not fetch again."""
+        known = {}
+        for procedure_id in ids:
+            base = self._base(procedure_id)
+            if base is not None:
+                sent = self._store.sent(procedure_id)
+                pushes = {one: attachments_from_json(value["attachments"]) for one, value in sent.items()}
+                known[procedure_id] = Known(base.updated_at, base.attachments, pushes)
+        return known
 
     def _push_all(self, ids: list[str], now: float, done: _Pass) -> None:
         for _ in range(CONFLICT_ROUNDS):
@@ -155,7 +181,7 @@ class SyncEngine:
         """`step`, where a document that cannot be worked on does not stop the others."""
         try:
             return step(procedure_id)
-        except CacheCorrupted as error:
+        except (CacheCorrupted, TooLarge) as error:
             self._park(procedure_id, str(error), now, done)
         except LocalStoreError:
             raise  # the directory's trouble, not this document's
@@ -175,7 +201,7 @@ class SyncEngine:
     def _read(self, ids: Sequence[str], now: float, done: _Pass) -> list[str]:
         """Read the records of `ids` and reconcile: those that are to be pushed now."""
         try:
-            answers = self._procedures.get(ids)
+            answers = self.procedures.get(ids, self.known(ids))
         except RequestFailed as error:
             self._request_failed(error.failure, ids, now, done)
             return []
@@ -201,7 +227,11 @@ class SyncEngine:
             doubtful = found is not None and created and _stale(base, remote)
             if doubtful and self._still_doubtful(procedure_id, pending, now):
                 return False
+            token = None if base is None else base.updated_at
             header, base = self._landed(procedure_id, header, base, remote)
+            if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
+                self._update_pending(procedure_id, now, reread=True)  # a push of ours came between the read and now
+                return False
             fork = pending.fork if pending is not None else None
             plan = reconcile(
                 base,
@@ -223,7 +253,7 @@ class SyncEngine:
                 if base is None or remote.updated_at != base.updated_at:
                     # A push without an answer was made for an older record: either it landed, or it never can.
                     self._store.put_sent(procedure_id, {})
-                self._store.put_base(procedure_id, Base.of(remote).to_json())
+                self._store.put_base(procedure_id, Base.of(remote, base).to_json())
                 self._store.drop_creation(procedure_id)
                 if not self._carry_out(procedure_id, plan, header, local, remote.document, now, done):
                     return False
@@ -293,7 +323,9 @@ class SyncEngine:
         landed = sent[push_id]
         header = header._replace(pushed=max(header.pushed, landed["version"]))
         self._store.put_header(procedure_id, header)
-        return header, Base(remote.updated_at, digests_from_json(landed["digests"]), remote.envelope.foreign)
+        attachments = attachments_from_json(landed["attachments"])
+        digests = digests_from_json(landed["digests"])
+        return header, Base(remote.updated_at, digests, remote.envelope.foreign, attachments)
 
     def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
         """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
@@ -313,6 +345,7 @@ class SyncEngine:
     def _batches(self, ids: Iterable[str], now: float, done: _Pass) -> Iterator[list[_Push]]:
         """The pushes of `ids`, as many in one request as limits allow."""
         batch: list[_Push] = []
+        slow: list[_Push] = []
         size = 0
         for procedure_id in ids:
             push: list[_Push] = []
@@ -325,6 +358,9 @@ class SyncEngine:
                 )
                 self._park(procedure_id, reason, now, done)
                 continue
+            if push[0].layout.uploads:
+                slow += push
+                continue
             if batch and (size + push[0].update.size > self._settings.max_request_bytes or len(batch) >= PUSH_BATCH):
                 yield batch
                 batch, size = [], 0
@@ -332,6 +368,8 @@ class SyncEngine:
             size += push[0].update.size
         if batch:
             yield batch
+        for one in slow:  # S3 may be slow, or away: that is no reason for others to wait
+            yield [one]
 
     def _prepare(self, procedure_id: str, into: list[_Push]) -> bool:
         """Take a snapshot of a document and make its push; False when there is nothing to push."""
@@ -348,9 +386,10 @@ class SyncEngine:
         status = (document.status, document.waiting_on_message_id)
         before = base or Base(updated_at="", digests=Digests())
         confirmed = (before.digests.status, before.digests.waiting_on_message_id)
+        layout = self._lay_out(procedure_id, build(document, before.foreign, push_id))
         update = Update(
             procedure_id=procedure_id,
-            metadata=dumps(build(document, before.foreign, push_id)),
+            metadata=dumps(layout.metadata),
             base=before,
             creation=creation,
             status=(document.status, document.waiting_on_message_id)
@@ -360,8 +399,39 @@ class SyncEngine:
         digests = Digests.of(document)
         if document.status is None:  # not sent, so what is there stays
             digests = dataclasses.replace(digests, status=confirmed[0], waiting_on_message_id=confirmed[1])
-        into.append(_Push(update, push_id, header.version, digests))
+        into.append(_Push(update, push_id, header.version, digests, layout))
         return True
+
+    def _lay_out(self, procedure_id: str, metadata: dict[str, Any]) -> Layout:
+        """Raises TooLarge, with the way out."""
+        there = self.procedures.attachments is not None
+        policy = self._settings.attachments if there else "never"
+        limit = self._settings.max_inline_bytes
+        if policy == "never":
+            limit = ITEM_BYTES  # the last word is Plexus's
+        limit = min(limit, self._store.inline_limit(procedure_id) or limit)
+        dashboard = self._dashboard(metadata)
+        if dashboard is not None:
+            metadata = {**metadata, "dashboard_state": dashboard}
+        uploads = self._store.uploads(procedure_id)
+        stored = {mark: Attachment(key, mark) for key, mark in uploads.items() if mark}
+        try:
+            return lay_out(metadata, policy, limit, stored, lambda part: new_key(procedure_id, part, self._new_id()))
+        except TooLarge as error:
+            advice = (
+                "set attachments=auto, so that it can go to S3"
+                if there
+                else "give it access to S3 (pip install 'plexus-tactus-cache[s3]', credentials, the bucket)"
+            )
+            raise TooLarge(f"{error}: {advice}, or make the state smaller; then `plexus-tactus-cache retry`") from error
+
+    def _dashboard(self, metadata: dict[str, Any]) -> dict[str, Any] | None:
+        """The dashboard's view of the state; None: leave what the record has."""
+        if self._projection is not None:
+            return self._projection(metadata["state"])
+        if "dashboard_state" in metadata or looks_like_optimizer(metadata["state"]):
+            return project(metadata["state"])
+        return None
 
     def _send(self, pushes: list[_Push], now: float, done: _Pass) -> list[str]:
         """Send one batch: the procedures whose record had moved."""
@@ -369,10 +439,17 @@ class SyncEngine:
             for push in pushes:
                 sent = self._store.sent(push.procedure_id)
                 push.repeated = push.push_id in sent
-                sent[push.push_id] = {"version": push.version, "digests": digests_to_json(push.digests)}
+                sent[push.push_id] = {
+                    "version": push.version,
+                    "digests": digests_to_json(push.digests),
+                    "attachments": attachments_to_json(push.layout.attachments),
+                }
                 self._store.put_sent(push.procedure_id, sent)
+        pushes = [push for push in pushes if self._upload(push, now, done)]
+        if not pushes:
+            return []
         try:
-            answers = self._procedures.update([push.update for push in pushes])
+            answers = self.procedures.update([push.update for push in pushes])
         except RequestFailed as error:
             if error.failure.kind is FailureClass.REFUSED and len(pushes) > 1:
                 # one bad document spoils the whole request (§3): find it
@@ -383,7 +460,7 @@ class SyncEngine:
             self._request_failed(error.failure, [push.procedure_id for push in pushes], now, done)
             return []
         self._schedule.succeeded(now)
-        conflicts = []
+        again = []
         for push in pushes:
             answer = answers[push.procedure_id]
             if isinstance(answer, str):
@@ -391,12 +468,71 @@ class SyncEngine:
                 done.pushed.append(push.procedure_id)
             elif answer.kind is FailureClass.CONFLICT:
                 self._update_pending(push.procedure_id, now, reread=True)
-                conflicts.append(push.procedure_id)
+                again.append(push.procedure_id)
             else:
                 if answer.kind is FailureClass.REFUSED:
                     self._forget([push])
-                self._failed(push.procedure_id, answer, now, done)
-        return conflicts
+                if _too_large_for_item(answer) and self._make_room(push):
+                    again.append(push.procedure_id)
+                else:
+                    self._failed(push.procedure_id, answer, now, done)
+        return again
+
+    def _upload(self, push: _Push, now: float, done: _Pass) -> bool:
+        """Put what the record will point to into S3, before the record does; False when that failed.
+
+        Every key is noted durably before it is used, so that nothing is left behind there unknown.
+        """
+        attachments = self.procedures.attachments
+        if not push.layout.uploads or attachments is None:
+            return True
+        marks = {one.key: one.digest for one in push.layout.attachments.values()}
+        procedure_id = push.procedure_id
+        self._note_uploads(procedure_id, dict.fromkeys(push.layout.uploads, ""))
+        for key, body in push.layout.uploads.items():
+            try:
+                attachments.put(key, body)
+            except RequestFailed as error:
+                self._forget([push])
+                size = sum(map(len, push.layout.uploads.values()))
+                failure = error.failure
+                message = f"{size:,} bytes of it have to go to S3: {failure.message}"
+                self._failed(procedure_id, dataclasses.replace(failure, message=message), now, done)
+                return False
+            self._note_uploads(procedure_id, {key: marks[key]})
+        push.layout.uploads.clear()  # should the batch be sent again in parts
+        return True
+
+    def _note_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
+        with self._store.rows.transaction():
+            self._store.put_uploads(procedure_id, {**self._store.uploads(procedure_id), **uploads})
+
+    def _make_room(self, push: _Push) -> bool:
+        """The record has less room than we thought: let more of it leave. False when nothing is left that could."""
+        inline = len(push.update.metadata)
+        if self.procedures.attachments is None or self._settings.attachments == "never" or inline < LEAST_INLINE:
+            return False
+        with self._store.rows.transaction():
+            self._store.put_inline_limit(push.procedure_id, inline // 2)
+        return True
+
+    def _collect_garbage(self, now: float) -> None:
+        """Delete objects in S3 that nothing has referred to for long, after reading again that nothing does."""
+        attachments = self.procedures.attachments
+        if attachments is None:
+            return
+        for procedure_id, keys in self._store.garbage(now).items():
+            try:
+                text = self.procedures.metadata(procedure_id)
+                attachments.delete(key for key in keys if key not in text)
+            except RequestFailed as error:
+                log.warning("superseded objects of procedure %s stay in S3 for now: %s", procedure_id, error)
+                with self._store.rows.transaction():
+                    self._store.drop_garbage(procedure_id, keys)
+                    self._store.put_garbage(procedure_id, keys, now + GARBAGE_RETRY)
+                return
+            with self._store.rows.transaction():
+                self._store.drop_garbage(procedure_id, keys)
 
     def _acknowledge(self, push: _Push, updated_at: str, now: float) -> None:
         """Plexus has version `push.version`; what was written since stays dirty."""
@@ -408,7 +544,12 @@ class SyncEngine:
             clean = header.version == push.version
             header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
             self._store.put_header(procedure_id, header)
-            self._store.put_base(procedure_id, Base(updated_at, push.digests, push.update.base.foreign).to_json())
+            base = Base(updated_at, push.digests, push.update.base.foreign, push.layout.attachments)
+            self._store.put_base(procedure_id, base.to_json())
+            uploads = self._store.uploads(procedure_id)
+            kept = {one.key for one in push.layout.attachments.values()}
+            self._store.put_garbage(procedure_id, uploads.keys() - kept, now + self._settings.attachments_retention)
+            self._store.put_uploads(procedure_id, {key: mark for key, mark in uploads.items() if key in kept})
             self._store.put_sent(procedure_id, {})
             self._store.drop_creation(procedure_id)
             self._store.forget_old(procedure_id)
@@ -445,7 +586,7 @@ class SyncEngine:
             return
         pending = self._store.pending(procedure_id) or Pending(since=now)
         attempts = pending.attempts + 1
-        if attempts >= UNKNOWN_ATTEMPTS:
+        if failure.kind is not FailureClass.UNAVAILABLE and attempts >= UNKNOWN_ATTEMPTS:
             self._park(procedure_id, f"failed {attempts} times: {failure.message}", now, done)
             return
         due = now + self._schedule.delay(attempts)
@@ -474,6 +615,7 @@ class _Push:
     push_id: str
     version: int
     digests: Digests
+    layout: Layout
     repeated: bool = False  # an earlier attempt went out under the same push id
 
     @property
@@ -485,6 +627,11 @@ def place_of(error: BaseException) -> str:
     """Where an exception came from; its message may hold a payload, so it stays out of the log."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+
+
+def _too_large_for_item(failure: Failure) -> bool:
+    """DynamoDB's refusal of an item above 400 KB; there is only its text to go by (§3)."""
+    return failure.kind is FailureClass.REFUSED and "item size" in failure.message.lower()
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

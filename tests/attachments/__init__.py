@@ -1,0 +1,1 @@
+"""Attachments, against a real S3 API over HTTP."""
