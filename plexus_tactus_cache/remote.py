@@ -153,7 +153,7 @@ class Procedures:
         except RequestFailed as error:
             if error.failure.kind is not FailureClass.REFUSED:
                 raise
-            return _Fetched(metadata, problem=f"a part of it is kept in S3: {error.failure.message}")
+            return _Fetched(metadata, problem=f"{name} is kept in S3: {error.failure.message}")
         except (ValueError, TypeError):
             return _Fetched(
                 metadata, problem=f"{name} is kept in S3 ({found[name]}), and what is there is no JSON object"

@@ -17,6 +17,10 @@ OpenCache = Callable[..., ProcedureCache]
 def _no_plexus_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PLEXUS_API_URL", "PLEXUS_API_KEY", "PLEXUS_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):  # nor S3
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
 
 
 @pytest.fixture

@@ -236,13 +236,7 @@ def test_twelve_megabytes_and_500_checkpoints(plexus: Simulator, s3: S3Server, o
     assert theirs.model_dump() == live.model_dump()
 
 
-def test_without_s3_what_is_too_large_is_parked_with_the_way_out(
-    plexus: Simulator, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+def test_without_s3_what_is_too_large_is_parked_with_the_way_out(plexus: Simulator, open_cache: OpenCache) -> None:
     for procedure_id in ("p", "q"):
         plexus.put(procedure_id)
     cache = open_cache()

@@ -139,15 +139,15 @@ def deep(levels: int) -> Any:
 
 @pytest.mark.parametrize(
     ("bad", "reason"),
-    [("x" * 420_000, "at most 409,600 bytes"), ("x" * 409_200, "refused"), (deep(40), "nested 42 levels deep")],
-    ids=["too large", "a little too large", "too deep"],
+    [("x" * 420_000, "at most 409,600 bytes"), ("x" * 300_000, "refused"), (deep(40), "nested 42 levels deep")],
+    ids=["too large", "too large with what else the record has", "too deep"],
 )
 def test_a_refused_document_is_parked_and_does_not_stop_others(
     plexus: Simulator, open_cache: OpenCache, bad: Any, reason: str
 ) -> None:
     for procedure_id in ("a", "b", "c"):
-        plexus.put(procedure_id)
-    cache = open_cache(background=False)
+        plexus.put(procedure_id, code="c" * 150_000)
+    cache = open_cache(background=False, attachments="never")
     for procedure_id in ("a", "b", "c"):
         cache.storage(procedure_id).state_set(procedure_id, "k", bad if procedure_id == "b" else 1)
     report = cache.sync(20)
