@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -97,6 +98,14 @@ def s3_or_none(bucket: str | None, timeout: float) -> S3Attachments | None:
     except ImportError:
         return None
     return S3Attachments(bucket or os.environ.get(BUCKET_VARIABLE) or DEFAULT_BUCKET, timeout)
+
+
+_UNIQUE = re.compile(r"(reportblocks/)?procedures/[^/]+/[a-z_]+-[0-9a-f]{32}\.json")
+
+
+def is_unique(key: str) -> bool:
+    """Whether it looks like a `new_key`, whose object is never written again."""
+    return _UNIQUE.fullmatch(key) is not None
 
 
 def new_key(procedure_id: str, part: str, unique: str) -> str:

@@ -9,6 +9,8 @@ what they do not know of is under one key of ours, `cache`:
                               "positions": {given name: position}},
               "state": {"notes": {key: notes}, "keys": {plain key: key text}}, "lua_state": ...}}
 
+A long log is kept in segments (segments.py); then `cache` has `log`, see layout.py.
+
 A part that no longer matches its digest was written by someone else: then the part wins and its notes are void.
 All other keys are *foreign*: kept, never invented.
 """
@@ -27,6 +29,7 @@ from plexus_tactus_cache.records import Document, EntryRecord, Part, Variables, 
 
 FORMAT = 1
 BOOKKEEPING, BOOK = "cache", "book"
+LOG, RANGES = "log", "ranges"
 PARTS = ("checkpoints", "state", "lua_state")
 OWNED = frozenset({*PARTS, "replay_index", BOOKKEEPING})
 POINTER = "_s3_key"
@@ -51,29 +54,11 @@ class Envelope:
 
 def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str, Any]:
     """The metadata that carries `document` together with other writers' keys."""
-    numbers = {reference: number for number, reference in enumerate(document.variables)}
-    checkpoints: dict[str, Any] = {}
-    checkpoint_notes: dict[str, Notes] = {}
-    for position, (key, entry) in enumerate(zip(entry_keys(document.log), document.log, strict=True)):
-        checkpoints[key] = _write_entry(key, position, entry, numbers)
-        if entry.notes:
-            checkpoint_notes[key] = entry.notes
+    log = write_log(document, 0, len(document.log))
     state, state_book = _write_part(document.state)
     lua_state, lua_book = _write_part(document.lua_state)
-    parts = {"checkpoints": checkpoints, "state": state, "lua_state": lua_state}
-    book: dict[str, Any] = {
-        "checkpoints": {
-            "notes": checkpoint_notes,
-            "variables": [list(value) for value in document.variables.values()],
-            "positions": {
-                key: position
-                for position, (key, entry) in enumerate(zip(checkpoints, document.log, strict=True))
-                if entry.name is not None
-            },
-        },
-        "state": state_book,
-        "lua_state": lua_book,
-    }
+    parts = {"checkpoints": log.pop("checkpoints"), "state": state, "lua_state": lua_state}
+    book: dict[str, Any] = {"checkpoints": log, "state": state_book, "lua_state": lua_book}
     if document.extras is not None:
         book["extras"] = list(document.extras)
     bookkeeping = {
@@ -83,6 +68,28 @@ def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str
         BOOK: book,
     }
     return {**foreign, **parts, "replay_index": document.replay_index, BOOKKEEPING: bookkeeping}
+
+
+def write_log(document: Document, start: int, end: int) -> dict[str, Any]:
+    """Some entries of the log, with all that is needed to read them again: `checkpoints` and their bookkeeping."""
+    keys = entry_keys(document.log)[start:end]
+    entries = document.log[start:end]
+    used = dict.fromkeys(reference for entry in entries for reference in (entry.captured or {}).values())
+    stored = [reference for reference in used if reference in document.variables]
+    numbers = {reference: number for number, reference in enumerate(stored)}
+    return {
+        "checkpoints": {
+            key: _write_entry(key, position, entry, numbers)
+            for position, (key, entry) in enumerate(zip(keys, entries, strict=True), start)
+        },
+        "notes": {key: entry.notes for key, entry in zip(keys, entries, strict=True) if entry.notes},
+        "variables": [list(document.variables[reference]) for reference in stored],
+        "positions": {
+            key: position
+            for position, (key, entry) in enumerate(zip(keys, entries, strict=True), start)
+            if entry.name is not None
+        },
+    }
 
 
 def entry_keys(log: list[EntryRecord]) -> list[str]:
@@ -206,9 +213,15 @@ def _parse(metadata: Any) -> Envelope:
         raise _UnusableError(f"the bookkeeping is kept in S3 ({book[POINTER]}), and there is no access to S3 here")
     # A part that does not match its digest was written by someone else: then what we noted of it is void.
     ours = {name: bookkeeping["digests"].get(name) == digest(metadata.get(name) or {}) for name in PARTS}
-    log, beyond, variables = _read_log(
-        metadata.get("checkpoints") or {}, book.get("checkpoints", {}), ours["checkpoints"]
-    )
+    manifest = bookkeeping.get(LOG)
+    if isinstance(manifest, dict) and RANGES in manifest:  # a long log, fetched
+        ranges = manifest[RANGES]
+    else:
+        log_book = book.get("checkpoints", {})
+        ranges = [{**log_book, "checkpoints": metadata.get("checkpoints") or {}}]
+        if not ours["checkpoints"]:
+            ranges[0]["notes"] = {}
+    log, beyond, variables = _read_log(ranges)
     replay_index = metadata.get("replay_index")
     if not isinstance(replay_index, int):
         replay_index = 0
@@ -235,20 +248,26 @@ def _read_part(part: dict[str, Any], book: dict[str, Any]) -> Part:
 
 
 def _read_log(
-    checkpoints: dict[str, Any], book: dict[str, Any], ours: bool
+    ranges: list[dict[str, Any]],
 ) -> tuple[list[EntryRecord], dict[str, EntryRecord], Variables]:
-    """The log up to the first gap, the entries behind it, and the variables of the log."""
-    notes: dict[str, Notes] = book.get("notes", {}) if ours else {}
-    positions: dict[str, int] = book.get("positions", {})  # they hold for an entry that another writer rewrote, too
-    stored = [Encoded(*value) for value in book.get("variables", ())]
-    references = [value_digest(value) for value in stored]
+    """The log up to the first gap, the entries behind it, and the variables of the log.
+
+    `ranges`: as `write_log` made them, or what is left of that.
+    """
     found = []
-    for key, value in checkpoints.items():
-        if not isinstance(value, dict):
-            raise _UnusableError(f"checkpoint {key!r} in Plexus is not an object")
-        position, entry = _read_entry(key, value, notes.get(key, {}), references)
-        position = positions.get(key) if position is None else position
-        found.append((position is None, position or 0, utc(entry.timestamp), key, entry))
+    stored: Variables = {}
+    for one in ranges:
+        notes: dict[str, Notes] = one.get("notes", {})
+        positions: dict[str, int] = one.get("positions", {})  # they hold for an entry that another writer rewrote, too
+        values = [Encoded(*value) for value in one.get("variables", ())]
+        references = [value_digest(value) for value in values]
+        stored.update(zip(references, values, strict=True))
+        for key, value in one["checkpoints"].items():
+            if not isinstance(value, dict):
+                raise _UnusableError(f"checkpoint {key!r} in Plexus is not an object")
+            position, entry = _read_entry(key, value, notes.get(key, {}), references)
+            position = positions.get(key) if position is None else position
+            found.append((position is None, position or 0, utc(entry.timestamp), key, entry))
     found.sort(key=lambda one: one[:3])  # those that another writer added know no positions and come last
     log: list[EntryRecord] = []
     beyond: dict[str, EntryRecord] = {}
@@ -258,8 +277,19 @@ def _read_log(
         else:
             beyond[entry_digest(key, entry)] = entry
     used = {reference for entry in (*log, *beyond.values()) for reference in (entry.captured or {}).values()}
-    variables = {reference: value for reference, value in zip(references, stored, strict=True) if reference in used}
-    return log, beyond, variables
+    return log, beyond, {reference: value for reference, value in stored.items() if reference in used}
+
+
+def same_entries(checkpoints: dict[str, Any], ranges: list[dict[str, Any]], count: int) -> bool:
+    """Whether `checkpoints`, rewritten by someone else, still has the first `count` entries of the log in `ranges`."""
+    try:
+        theirs, beyond, _ = _read_log([{"checkpoints": checkpoints}])
+        ours, _, _ = _read_log(ranges)
+    except _UnusableError:
+        return False
+    keys = entry_keys(ours)[:count]
+    marks = [entry_digest(key, entry) for key, entry in zip(keys, ours, strict=False)]
+    return not beyond and marks == [entry_digest(*one) for one in zip(entry_keys(theirs), theirs, strict=True)]
 
 
 def _read_entry(key: str, value: dict[str, Any], notes: Notes, references: list[str]) -> tuple[int | None, EntryRecord]:

@@ -12,10 +12,14 @@ from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from plexus_tactus_cache.codec import digest, dumps
-from plexus_tactus_cache.envelope import BOOK, BOOKKEEPING, POINTER
+from plexus_tactus_cache.envelope import BOOK, BOOKKEEPING, LOG, POINTER, RANGES, write_log
+from plexus_tactus_cache.records import Document
+from plexus_tactus_cache.segments import Range, cut
 
 Policy = Literal["auto", "always", "never"]
 
+SEGMENTS_FROM = 32_768  # bytes of a log above which it is kept in segments
+TAIL = "tail"
 MAX_DEPTH = 32  # levels of nesting in an item of DynamoDB, the attribute itself being the first
 # In the order in which they leave the record, ties in size aside: what a dashboard reads goes last.
 _LAST = ("dashboard_state", "state")
@@ -35,30 +39,112 @@ class Layout:
     """An envelope as it goes into the record, and what has to be in S3 before."""
 
     metadata: dict[str, Any]
-    attachments: dict[str, Attachment] = field(default_factory=dict)  # by part
+    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
     uploads: dict[str, bytes] = field(default_factory=dict)  # by key
+    over: int = 0  # entries in the object that `checkpoints` points to, of a log in segments
+
+    @property
+    def ranges(self) -> list[Range]:
+        """The segments among the attachments, in order."""
+        found = [name.removeprefix("segment ").split("-") for name in self.attachments if name.startswith("segment ")]
+        return sorted(Range(int(start), int(end)) for start, end in found)
 
 
 class TooLarge(Exception):
     """The envelope does not fit into a record, and nothing may leave it; the message says what is too large."""
 
 
-def lay_out(
+def segmented(
     metadata: dict[str, Any],
+    document: Document,
+    before: Layout,
+    stored: Mapping[str, Attachment],
+    new_key: Callable[[str], str],
+    *,
+    compact: bool,
+) -> Layout:
+    """`metadata` with its log in segments, once that is long: for readers who know of them, under `cache`,
+
+        "log": {"pointer": key, "over": count, "segments": [[key, start, end], ...], "tail": write_log(...)}
+
+    and for all others `checkpoints` as one object, as it was when it was last written (`pointer`, with `over`
+    entries): with `compact`, now. Who finds `checkpoints` changed knows that another writer's word counts.
+
+    Args:
+        before: the attachments that the record has.
+        stored: as for `lay_out`.
+    """
+    checkpoints = metadata["checkpoints"]
+    sizes = [len(dumps(entry)) for entry in checkpoints.values()]
+    if sum(sizes) < SEGMENTS_FROM:
+        return Layout(metadata)
+    written: dict[Range, tuple[dict[str, Any], str]] = {}
+
+    def content(one: Range) -> tuple[dict[str, Any], str]:
+        if one not in written:
+            found = write_log(document, one.start, one.end)
+            written[one] = found, digest(found)
+        return written[one]
+
+    ranges = cut(sizes, before.ranges, lambda one: content(one)[1] in stored)
+    attachments: dict[str, Attachment] = {}
+    uploads: dict[str, bytes] = {}
+
+    def attach(name: str, part: dict[str, Any], mark: str, kind: str) -> Attachment:
+        known = stored.get(mark)
+        attachments[name] = known or Attachment(new_key(kind), mark)
+        if known is None:
+            uploads[attachments[name].key] = dumps(part)
+        return attachments[name]
+
+    segments = [[attach(segment_name(*one), *content(one), "log").key, one.start, one.end] for one in ranges]
+    tail = write_log(document, ranges[-1].end if ranges else 0, len(document.log))
+    attachments[TAIL] = Attachment("", digest(tail))
+    whole, over = before.attachments.get("checkpoints"), before.over
+    if compact or whole is None or not over:
+        whole, over = (
+            attach("checkpoints", checkpoints, metadata[BOOKKEEPING]["digests"]["checkpoints"], "checkpoints"),
+            len(sizes),
+        )
+    attachments["checkpoints"] = whole
+    bookkeeping = {
+        **metadata[BOOKKEEPING],
+        "digests": {**metadata[BOOKKEEPING]["digests"], "checkpoints": whole.digest},
+        BOOK: {name: part for name, part in metadata[BOOKKEEPING][BOOK].items() if name != "checkpoints"},
+        LOG: {"pointer": whole.key, "over": over, "segments": segments, "tail": tail},
+    }
+    metadata = {**metadata, "checkpoints": {POINTER: whole.key}, BOOKKEEPING: bookkeeping}
+    return Layout(metadata, attachments, uploads, over)
+
+
+def segment_name(start: int, end: int) -> str:
+    """The name of a segment among the attachments."""
+    return f"segment {start}-{end}"
+
+
+def is_of_segments(name: str) -> bool:
+    """Whether an attachment is a part of a log in segments."""
+    return name == TAIL or name.startswith("segment ")
+
+
+def lay_out(
+    begun: Layout,
     policy: Policy,
     limit: int,
     stored: Mapping[str, Attachment],
     new_key: Callable[[str], str],
 ) -> Layout:
-    """Decide for each part of `metadata` where it is kept.
+    """Decide for each part of the metadata where it is kept.
 
     Args:
+        begun: the metadata, with what of it is in S3 already.
         limit: bytes of JSON that the record may hold.
         stored: objects in S3 that still hold parts, by digest; they are pointed to again.
         new_key: makes the key of a new object for a part.
 
     Raises TooLarge, with sizes.
     """
+    metadata = begun.metadata
     found = {name: part for name in PARTS if (part := part_of(metadata, name)) and POINTER not in part}
     bodies = {name: dumps(part) for name, part in found.items()}
     rest = len(dumps(metadata)) - sum(map(len, bodies.values()))
@@ -78,17 +164,15 @@ def lay_out(
     if leaving and policy == "never":
         sizes = ", ".join(f"{name} {len(body):,} bytes" for name, body in bodies.items())
         raise TooLarge(f"it is too large for its record ({sizes}; at most {limit:,} bytes together)")
-    attachments: dict[str, Attachment] = {}
-    uploads: dict[str, bytes] = {}
+    attachments, uploads = dict(begun.attachments), dict(begun.uploads)
     for name in leaving:
         mark = digest(found[name])
         known = stored.get(mark)
         attachments[name] = known or Attachment(new_key(name), mark)
         if known is None:
             uploads[attachments[name].key] = bodies[name]
-    return Layout(
-        with_parts(metadata, {name: {POINTER: one.key} for name, one in attachments.items()}), attachments, uploads
-    )
+    moved = {name: {POINTER: attachments[name].key} for name in leaving}
+    return Layout(with_parts(metadata, moved), attachments, uploads, begun.over)
 
 
 def part_of(metadata: Mapping[str, Any], name: str) -> Any:
@@ -100,10 +184,12 @@ def part_of(metadata: Mapping[str, Any], name: str) -> Any:
 
 
 def with_parts(metadata: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata with other values of some of its parts."""
-    changed = {**metadata, **{name: part for name, part in parts.items() if name != BOOK}}
+    """The metadata with other values of some of its parts; RANGES are those of its log."""
+    changed = {**metadata, **{name: part for name, part in parts.items() if name not in (BOOK, RANGES)}}
+    if RANGES in parts:
+        changed[BOOKKEEPING] = {**metadata[BOOKKEEPING], LOG: {RANGES: parts[RANGES]}}
     if BOOK in parts:
-        changed[BOOKKEEPING] = {**metadata[BOOKKEEPING], BOOK: parts[BOOK]}
+        changed[BOOKKEEPING] = {**changed[BOOKKEEPING], BOOK: parts[BOOK]}
     return changed
 
 
@@ -117,6 +203,16 @@ def pointers(metadata: Any) -> dict[str, str]:
         for name, part in found.items()
         if isinstance(part, dict) and isinstance(part.get(POINTER), str)
     }
+
+
+def manifest_of(metadata: Any) -> dict[str, Any] | None:
+    """What the bookkeeping says of a log in segments; None where there is none, or `checkpoints` is not in S3.
+
+    Inline checkpoints are another writer's: a reset.
+    """
+    bookkeeping = metadata.get(BOOKKEEPING) if isinstance(metadata, dict) else None
+    found = bookkeeping.get(LOG) if isinstance(bookkeeping, dict) else None
+    return found if isinstance(found, dict) and "checkpoints" in pointers(metadata) else None
 
 
 def _depth(value: Any) -> int:

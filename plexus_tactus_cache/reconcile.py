@@ -94,6 +94,7 @@ class Remote:
     waiting_on_message_id: str | None
     envelope: Envelope
     attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
+    over: int = 0  # see Layout
     unchanged: frozenset[str] = frozenset()  # parts that were not fetched: they are those of the base `relative_to`
     relative_to: str | None = None  # token of the base, or push id of the push without an answer that landed
 
@@ -137,11 +138,13 @@ class Base:
     digests: Digests
     foreign: dict[str, Any] = field(default_factory=dict)
     attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
+    over: int = 0  # see Layout
 
     @staticmethod
     def of(remote: Remote, before: Base | None) -> Base:
         """`before`: the base that the remote was read against."""
-        return Base(remote.updated_at, remote.digests(before), remote.envelope.foreign, remote.attachments)
+        digests = remote.digests(before)
+        return Base(remote.updated_at, digests, remote.envelope.foreign, remote.attachments, remote.over)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -149,6 +152,7 @@ class Base:
             "digests": digests_to_json(self.digests),
             "foreign": self.foreign,
             "attachments": attachments_to_json(self.attachments),
+            "over": self.over,
         }
 
     @staticmethod
@@ -158,6 +162,7 @@ class Base:
             digests_from_json(stored["digests"]),
             stored["foreign"],
             attachments_from_json(stored["attachments"]),
+            stored["over"],
         )
 
 

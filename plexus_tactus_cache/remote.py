@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import orjson
 
-from plexus_tactus_cache.attachments import Attachments
+from plexus_tactus_cache.attachments import Attachments, is_unique
 from plexus_tactus_cache.client import GraphQLClient, keep_payloads_out_of_the_log
 from plexus_tactus_cache.codec import canonical, digest, dumps
-from plexus_tactus_cache.envelope import BOOK, BOOKKEEPING, Envelope, parse
+from plexus_tactus_cache.envelope import BOOK, BOOKKEEPING, RANGES, Envelope, parse, same_entries
 from plexus_tactus_cache.failures import (
     Failure,
     FailureClass,
@@ -21,7 +21,7 @@ from plexus_tactus_cache.failures import (
     classify_error,
     graphql_errors,
 )
-from plexus_tactus_cache.layout import Attachment, pointers, with_parts
+from plexus_tactus_cache.layout import TAIL, Attachment, is_of_segments, manifest_of, pointers, segment_name, with_parts
 from plexus_tactus_cache.reconcile import Base, Remote
 
 # Subscribers get only what the mutation selects, and the dashboard drops updates without accountId (§6).
@@ -119,6 +119,7 @@ class Procedures:
             waiting_on_message_id=record.get("waitingOnMessageId"),
             envelope=parse(fetched.metadata) if fetched.problem is None else Envelope(problem=fetched.problem),
             attachments=fetched.attachments,
+            over=fetched.over,
             unchanged=frozenset(fetched.unchanged),
             relative_to=fetched.relative_to,
         )
@@ -134,6 +135,7 @@ class Procedures:
             push_id = str((metadata.get(BOOKKEEPING) or {}).get("push_id"))
             result.relative_to = push_id if push_id in known.pushes else known.token
             before = known.pushes.get(push_id, known.attachments)
+        name = ""
         try:
             for name, key in found.items():
                 old = before.get(name)
@@ -141,25 +143,48 @@ class Procedures:
                 if old is not None and old.key == key and (not old.etag or attachments.etag(key) == old.etag):
                     result.unchanged.add(name)
                     result.attachments[name] = old
+            manifest = manifest_of(metadata)
+            if manifest is not None:
+                result.add_manifest(manifest, before)
             if result.unchanged != found.keys():
                 result.unchanged.discard(BOOK)  # what changed may need its notes
             parts: dict[str, Any] = {name: {} for name in result.unchanged}
             for name in found.keys() - result.unchanged:
-                body, etag = attachments.get(found[name])
-                parts[name] = orjson.loads(body)
-                if not isinstance(parts[name], dict):
-                    raise TypeError("not an object")
-                result.attachments[name] = Attachment(found[name], digest(canonical(parts[name])), etag)
+                if name == "checkpoints" and manifest is not None and manifest["pointer"] == found[name]:
+                    parts[name] = {}  # whoever reads segments needs no copy of them
+                    result.attachments[name] = Attachment(found[name], metadata[BOOKKEEPING]["digests"][name])
+                    continue
+                parts[name], result.attachments[name] = self._object(attachments, found[name])
+            if manifest is not None and "checkpoints" not in result.unchanged:
+                name = "the log"
+                ranges = []
+                for key, start, end in manifest["segments"]:
+                    found_range, result.attachments[segment_name(start, end)] = self._object(attachments, key)
+                    ranges.append(found_range)
+                ranges.append(manifest["tail"])
+                if manifest["pointer"] == found.get("checkpoints") or same_entries(
+                    parts["checkpoints"], ranges, manifest["over"]
+                ):
+                    parts[RANGES] = ranges
+                else:  # a reset: the segments are of a log that is no more
+                    result.forget_manifest()
         except RequestFailed as error:
             if error.failure.kind is not FailureClass.REFUSED:
                 raise
             return _Fetched(metadata, problem=f"{name} is kept in S3: {error.failure.message}")
-        except (ValueError, TypeError):
-            return _Fetched(
-                metadata, problem=f"{name} is kept in S3 ({found[name]}), and what is there is no JSON object"
-            )
+        except (ValueError, TypeError, KeyError):
+            return _Fetched(metadata, problem=f"{name} is kept in S3, and what is there is not what should be")
         result.metadata = with_parts(metadata, parts)
         return result
+
+    @staticmethod
+    def _object(attachments: Attachments, key: str) -> tuple[dict[str, Any], Attachment]:
+        """One JSON object from S3. Raises RequestFailed, TypeError, ValueError."""
+        body, etag = attachments.get(key)
+        found = canonical(orjson.loads(body))
+        if not isinstance(found, dict):
+            raise TypeError("not an object")
+        return found, Attachment(key, digest(found), "" if is_unique(key) else etag)
 
     def update(self, updates: Sequence[Update]) -> dict[str, str | Failure]:
         """Write each of `updates` where the record still is what it was made for: its new `updatedAt`, or why not.
@@ -224,6 +249,23 @@ class _Fetched:
     unchanged: set[str] = field(default_factory=set)
     relative_to: str | None = None
     problem: str | None = None
+    over: int = 0
+
+    def add_manifest(self, manifest: dict[str, Any], before: Mapping[str, Attachment]) -> None:
+        """Note the segments of a log; it is unchanged only if all of them are."""
+        found = {segment_name(start, end): Attachment(key, "") for key, start, end in manifest["segments"]}
+        found[TAIL] = Attachment("", digest(canonical(manifest["tail"])))
+        known = {name: one for name, one in before.items() if is_of_segments(name)}
+        if {name: one.key or one.digest for name, one in found.items()} != {
+            name: one.key or one.digest for name, one in known.items()
+        }:
+            self.unchanged.discard("checkpoints")
+        self.attachments |= {name: known.get(name, one) if name != TAIL else one for name, one in found.items()}
+        self.over = manifest["over"]
+
+    def forget_manifest(self) -> None:
+        self.attachments = {name: one for name, one in self.attachments.items() if not is_of_segments(name)}
+        self.over = 0
 
 
 _Answer = TypeVar("_Answer")

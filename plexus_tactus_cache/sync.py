@@ -32,7 +32,7 @@ from plexus_tactus_cache.envelope import build
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.journal import open_fork, record_of
-from plexus_tactus_cache.layout import Attachment, Layout, TooLarge, lay_out
+from plexus_tactus_cache.layout import Attachment, Layout, TooLarge, lay_out, segmented
 from plexus_tactus_cache.merge import difference, merged
 from plexus_tactus_cache.reconcile import (
     TWO_WAYS,
@@ -46,6 +46,7 @@ from plexus_tactus_cache.reconcile import (
     attachments_to_json,
     digests_from_json,
     digests_to_json,
+    log_digests,
     reconcile,
 )
 from plexus_tactus_cache.records import Document
@@ -60,6 +61,7 @@ READ_BATCH = 10  # records in one request: 10 of 400 KB stay under AppSync's lim
 PUSH_BATCH = 25
 CONFLICT_ROUNDS = 3  # of reading again and pushing again in one pass
 DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that is a missing record believed
+RUNNING = (None, "RUNNING", "PENDING")  # statuses of a procedure whose log may grow at any moment
 ITEM_BYTES = 409_600  # DynamoDB's limit for the whole record
 LEAST_INLINE = 5_000  # bytes of metadata below which moving parts to S3 gains nothing
 GARBAGE_RETRY = 3600.0  # seconds
@@ -325,7 +327,7 @@ class SyncEngine:
         self._store.put_header(procedure_id, header)
         attachments = attachments_from_json(landed["attachments"])
         digests = digests_from_json(landed["digests"])
-        return header, Base(remote.updated_at, digests, remote.envelope.foreign, attachments)
+        return header, Base(remote.updated_at, digests, remote.envelope.foreign, attachments, landed["over"])
 
     def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
         """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
@@ -386,7 +388,7 @@ class SyncEngine:
         status = (document.status, document.waiting_on_message_id)
         before = base or Base(updated_at="", digests=Digests())
         confirmed = (before.digests.status, before.digests.waiting_on_message_id)
-        layout = self._lay_out(procedure_id, build(document, before.foreign, push_id))
+        layout = self._lay_out(procedure_id, document, before, push_id)
         update = Update(
             procedure_id=procedure_id,
             metadata=dumps(layout.metadata),
@@ -402,8 +404,9 @@ class SyncEngine:
         into.append(_Push(update, push_id, header.version, digests, layout))
         return True
 
-    def _lay_out(self, procedure_id: str, metadata: dict[str, Any]) -> Layout:
-        """Raises TooLarge, with the way out."""
+    def _lay_out(self, procedure_id: str, document: Document, base: Base, push_id: str) -> Layout:
+        """The document as it goes into its record. Raises TooLarge, with the way out."""
+        metadata = build(document, base.foreign, push_id)
         there = self.procedures.attachments is not None
         policy = self._settings.attachments if there else "never"
         limit = self._settings.max_inline_bytes
@@ -414,9 +417,20 @@ class SyncEngine:
         if dashboard is not None:
             metadata = {**metadata, "dashboard_state": dashboard}
         uploads = self._store.uploads(procedure_id)
-        stored = {mark: Attachment(key, mark) for key, mark in uploads.items() if mark}
+        stored = {one.digest: one for one in base.attachments.values() if one.key and one.digest and not one.etag}
+        stored |= {mark: Attachment(key, mark) for key, mark in uploads.items() if mark}
+
+        def key_for(part: str) -> str:
+            return new_key(procedure_id, part, uuid.uuid4().hex)
+
+        layout = Layout(metadata)
+        if policy != "never":
+            before = Layout(metadata, base.attachments, over=base.over)
+            went_on = log_digests(document.log)[: len(base.digests.log)] == base.digests.log
+            resting = document.status not in RUNNING
+            layout = segmented(metadata, document, before, stored, key_for, compact=resting or not went_on)
         try:
-            return lay_out(metadata, policy, limit, stored, lambda part: new_key(procedure_id, part, self._new_id()))
+            return lay_out(layout, policy, limit, stored, key_for)
         except TooLarge as error:
             advice = (
                 "set attachments=auto, so that it can go to S3"
@@ -443,6 +457,7 @@ class SyncEngine:
                     "version": push.version,
                     "digests": digests_to_json(push.digests),
                     "attachments": attachments_to_json(push.layout.attachments),
+                    "over": push.layout.over,
                 }
                 self._store.put_sent(push.procedure_id, sent)
         pushes = [push for push in pushes if self._upload(push, now, done)]
@@ -544,7 +559,8 @@ class SyncEngine:
             clean = header.version == push.version
             header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
             self._store.put_header(procedure_id, header)
-            base = Base(updated_at, push.digests, push.update.base.foreign, push.layout.attachments)
+            layout = push.layout
+            base = Base(updated_at, push.digests, push.update.base.foreign, layout.attachments, layout.over)
             self._store.put_base(procedure_id, base.to_json())
             uploads = self._store.uploads(procedure_id)
             kept = {one.key for one in push.layout.attachments.values()}

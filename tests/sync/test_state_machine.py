@@ -124,12 +124,14 @@ class Machines(RuleBasedStateMachine):
 
     @rule(number=stores, key=keys)
     def state_set(self, number: int, key: str) -> None:
+        self.storages[number].get_state("p")  # an adapter's first call may bring something
         over, new = self.key_tags(number, key), self.new()
         self.storages[number].state_set("p", key, {"in": [new]})
-        self.wrote(new, over | self.key_tags(number, key) - {new})
+        self.wrote(new, over)
 
     @rule(number=stores, key=keys)
     def state_delete(self, number: int, key: str) -> None:
+        self.storages[number].get_state("p")
         over = self.key_tags(number, key)
         self.storages[number].state_delete("p", key)
         self.superseded |= over
@@ -308,7 +310,8 @@ class Machines(RuleBasedStateMachine):
                         cache.resolve(conflict.id, "local")
                 cache.pull("p")
                 cache.flush(10)
-            if self.plexus.record("p") == before:
+            states = [cache.status() for cache in self.caches]
+            if self.plexus.record("p") == before and not any(status.dirty or status.parked for status in states):
                 break
         else:
             raise AssertionError("it does not come to rest")
