@@ -31,6 +31,7 @@ class Frame:
     run_id: str | None  # of the run or scope that it belongs to
     atomic: bool  # nothing inside it is logged
     open: bool = False  # something inside it is
+    cleared: bool = False  # its place in the log was cleared while it ran
 
     @property
     def scope(self) -> str:
@@ -81,7 +82,8 @@ class Journal:
         finally:
             self.frames.pop()
             self.run_id = frame.run_id
-            frame.position = min(frame.position, len(self.log))  # lower only if the log was cleared meanwhile
+            if frame.cleared:  # then its result goes where the run now stands
+                frame.position = self.position
             self.metadata.replay_index = frame.position
 
     def enter(self) -> None:
@@ -97,7 +99,9 @@ class Journal:
 
     def fillers(self) -> list[Frame]:
         """The checkpoints around the present one that have no place in the log yet."""
-        return [frame for frame in self.frames if self._of(frame.position, frame.scope) is None]
+        return [
+            frame for frame in self.frames if not frame.cleared and self._of(frame.position, frame.scope) is None
+        ]
 
     def put(self, entry: Any) -> None:
         """`entry` at its position."""
@@ -122,6 +126,7 @@ class Journal:
         for frame in self.frames:
             if frame.position >= position:
                 frame.run_id = self._after_clearing(frame.run_id)
+                frame.cleared = True
 
     def _after_clearing(self, run_id: str | None) -> str:
         return f"{(run_id or '').partition('#')[0]}#{self._clearings}"

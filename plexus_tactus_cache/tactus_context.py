@@ -128,7 +128,7 @@ class DurableContext(BaseExecutionContext):  # type: ignore[misc]  # Tactus has 
 
     def _store_waiting(self, frame: Frame, suspended: Any, location: Any, duration: float) -> None:
         """The entry of a checkpoint that suspends, as Tactus writes it."""
-        result = {"pending": True, "request": suspended.request} if frame.type in _WAITS else None
+        result = freeze({"pending": True, "request": suspended.request}) if frame.type in _WAITS else None
         entry = self._entry(frame, result, location, duration)
         if not _is_pending(entry):  # Tactus would take nil for its result; in its own scope it is executed again
             entry.run_id = frame.scope
