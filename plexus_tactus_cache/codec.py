@@ -114,9 +114,9 @@ def encode_result(value: Any) -> Encoded:
     return _Encoder(lenient=False, mark_tables=True).run(value)
 
 
-def encode_leniently(value: Any) -> Encoded:
+def encode_leniently(value: Any, *, mark_tables: bool = False) -> Encoded:
     """As `encode`, but what cannot be stored becomes a marked description; for data that only serves debugging."""
-    return _Encoder(lenient=True).run(value)
+    return _Encoder(lenient=True, mark_tables=mark_tables).run(value)
 
 
 def is_lua_table(value: Any) -> bool:

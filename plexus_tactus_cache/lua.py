@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from plexus_tactus_cache.codec import UnknownModel, decode, encode, encode_result
+from plexus_tactus_cache.codec import UnknownModel, decode, encode, encode_leniently, encode_result
 from plexus_tactus_cache.markers import LuaDict, LuaList, PythonDict, PythonList
 
 NewTable = Callable[[], Any]
@@ -24,6 +24,11 @@ def freeze(value: Any) -> Any:
     Raises ValueNotSerializable.
     """
     return decode(encode_result(value))
+
+
+def describe(value: Any) -> Any:
+    """As `freeze`, but what cannot be stored becomes a description of it."""
+    return decode(encode_leniently(value, mark_tables=True))
 
 
 def revive(value: Any, new_table: NewTable) -> Any:

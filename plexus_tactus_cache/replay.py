@@ -99,9 +99,7 @@ class Journal:
 
     def fillers(self) -> list[Frame]:
         """The checkpoints around the present one that have no place in the log yet."""
-        return [
-            frame for frame in self.frames if not frame.cleared and self._of(frame.position, frame.scope) is None
-        ]
+        return [frame for frame in self.frames if not frame.cleared and self._of(frame.position, frame.scope) is None]
 
     def put(self, entry: Any) -> None:
         """`entry` at its position."""

@@ -7,7 +7,7 @@ Together with tactus_context.py it is what hooks into Tactus, at the methods lis
 ImportError where they do not fit. What a resume needs besides the log is kept where it reaches Plexus with the log:
 
 - the state as of the start of a run: `lua_state["run_start:<run_id>"]`;
-- what a checkpoint's function did to the state: its entry's `captured_vars["state_changes"]`.
+- what a checkpoint's function did besides returning a result: its entry's `captured_vars["effects"]`.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class DurableRuntime(TactusRuntime):  # type: ignore[misc]  # Tactus has no type
     """A TactusRuntime, with its constructor, that replays exactly.
 
     Give a run the same `run_id` again and it goes on after the last checkpoint that was stored: results that were Lua
-    tables are tables of the new Lua runtime, and State is what it was at that point. Until the stored log is
-    replayed, nothing is written. A new `run_id` starts anew, from the state that is stored.
+    tables are tables of the new Lua runtime; State, tool calls and what agents remember are as they were. Until the
+    stored log is replayed, nothing is written. A new `run_id` starts anew, from the state that is stored.
 
     `execute` may besides report (in its result's `error`): ReplayDiverged, ValueNotSerializable and whatever the
     storage backend raises; unlike Tactus's, a write of State that fails is not passed over.
@@ -96,7 +96,7 @@ class DurableRuntime(TactusRuntime):  # type: ignore[misc]  # Tactus has no type
         }
         if hasattr(self, "child_wait_resolver"):
             options["child_wait_resolver"] = self.child_wait_resolver
-        context = DurableContext(**options)
+        context = DurableContext(self, **options)
         self._start_state = self._begin(context) if parent is None else {}
         return context
 

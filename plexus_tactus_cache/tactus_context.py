@@ -22,10 +22,11 @@ from tactus.protocols import models
 from plexus_tactus_cache.errors import ReplayDiverged, ValueNotSerializable
 from plexus_tactus_cache.lua import as_tables, freeze, revive
 from plexus_tactus_cache.replay import Frame, Journal
+from plexus_tactus_cache.tactus_effects import Effects
 
 log = logging.getLogger("plexus_tactus_cache")
 
-STATE_CHANGES = "state_changes"  # in an entry's captured_vars: what its function did to the state
+EFFECTS = "effects"  # in an entry's captured_vars
 
 # The exceptions with which Tactus leaves a run that waits; 0.49 knows only the first.
 _Suspensions: tuple[type[Exception], ...] = (
@@ -44,8 +45,9 @@ class DurableContext(BaseExecutionContext):  # type: ignore[misc]  # Tactus has 
 
     _inside_checkpoint: bool
 
-    def __init__(self, *, journal: Journal, **options: Any) -> None:
+    def __init__(self, runtime: Any, *, journal: Journal, **options: Any) -> None:
         self.journal = journal
+        self._effects = Effects(runtime, self)
         self.state: DurableState | None = None
         self._touched: list[set[Any]] = []  # for each running checkpoint, the keys of State that it changed
         super().__init__(**options)
@@ -93,13 +95,14 @@ class DurableContext(BaseExecutionContext):  # type: ignore[misc]  # Tactus has 
             raise ReplayDiverged(journal.position, found.type, checkpoint_type)
         if found is not None and not _is_pending(found):
             journal.metadata.replay_index += 1
-            self._redo_state((found.captured_vars or {}).get(STATE_CHANGES))
+            self._effects.redo((found.captured_vars or {}).get(EFFECTS) or {})
             return revive(found.result, self.new_table)
         # What a model does is not repeatable, so a turn is replayed as a whole or not at all.
         frame = Frame(journal.position, checkpoint_type, journal.run_id, atomic=checkpoint_type.startswith("agent_"))
         location, started = self._location(source_info), time.monotonic()
         inside, self._inside_checkpoint = self._inside_checkpoint, True
         self._touched.append(set())
+        before = self._effects.mark()
         try:
             with journal.running(frame):
                 result = fn()
@@ -122,7 +125,7 @@ class DurableContext(BaseExecutionContext):  # type: ignore[misc]  # Tactus has 
             frozen = freeze(result)
         except ValueNotSerializable as error:
             raise error.inside(f"the result of checkpoint {frame.position} ({checkpoint_type})") from None
-        self._store_result(frame, frozen, location, duration, changed)
+        self._store_result(frame, frozen, location, duration, self._effects.since(before, changed))
         self._announce(frame, location, duration)
         return result
 
@@ -136,10 +139,10 @@ class DurableContext(BaseExecutionContext):  # type: ignore[misc]  # Tactus has 
         self.journal.put(entry)
         self.storage.save_procedure_metadata(self.procedure_id, self.metadata)
 
-    def _store_result(self, frame: Frame, result: Any, location: Any, duration: float, changed: set[Any]) -> None:
+    def _store_result(self, frame: Frame, result: Any, location: Any, duration: float, effects: dict[str, Any]) -> None:
         entry = self._entry(frame, result, location, duration)
-        if changed and self.state is not None:
-            entry.captured_vars[STATE_CHANGES] = self.state.changes(changed)
+        if effects:
+            entry.captured_vars[EFFECTS] = effects
         self._put_fillers()
         self.journal.done(frame, entry)
         self.storage.save_procedure_metadata(self.procedure_id, self.metadata)
@@ -207,10 +210,6 @@ class DurableContext(BaseExecutionContext):  # type: ignore[misc]  # Tactus has 
         """State was changed by the innermost running checkpoint."""
         if self._touched:
             self._touched[-1] |= keys
-
-    def _redo_state(self, changes: dict[str, Any] | None) -> None:
-        if changes and self.state is not None:
-            self.state.redo(changes)
 
 
 class DurableState(StatePrimitive):  # type: ignore[misc]  # Tactus has no type hints

@@ -17,7 +17,9 @@ from plexus_tactus_cache import CacheSettings, PlexusClient, PlexusStorageAdapte
 
 PROCEDURE_ID = "p1"
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["pytest", "plexus_tactus_cache.tactus"])  # 1.5 s for each life, otherwise
+_SERVER.set_forkserver_preload(
+    ["pytest", "tactus.dspy.agent", "plexus_tactus_cache.tactus"]
+)  # else seconds for each life
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Life:
     def steps(self) -> list[str]:
         """The side effects so far, in order."""
         path = self.folder / "steps.txt"
-        return path.read_text().split() if path.exists() else []
+        return path.read_text().splitlines() if path.exists() else []
 
     def but(self, **changes: Any) -> Life:
         """The same, with changes."""
@@ -131,6 +133,8 @@ class Human:
 
 def _live(life: Life) -> None:
     logging.disable(logging.ERROR)
+    from tactus.core.mocking import MockManager
+
     from plexus_tactus_cache.lua import freeze
     from plexus_tactus_cache.tactus import DurableRuntime
 
@@ -143,13 +147,18 @@ def _live(life: Life) -> None:
         storage = Mortal._on(cache, PROCEDURE_ID)
         assert isinstance(storage, Mortal)
         storage.watch(cache, life)
-        options: dict[str, Any] = {"storage_backend": storage, "run_id": life.run_id, "hitl_handler": Human(life.answer)}
+        options: dict[str, Any] = {
+            "storage_backend": storage,
+            "run_id": life.run_id,
+            "hitl_handler": Human(life.answer),
+        }
         if "wait" in life.source:
             options["child_wait_resolver"] = lambda request: {
                 "complete": life.children_done,
                 "children": [{"id": child["id"], "terminal": life.children_done} for child in request["children"]],
             }
         runtime = DurableRuntime(PROCEDURE_ID, **options)
+        runtime.mock_manager = MockManager()
         runtime.register_python_module("host", Host(life.folder))
         outcome = asyncio.run(runtime.execute(f'host = require("host")\n{life.source}', format="lua"))
         (life.folder / "outcome.json").write_text(json.dumps(freeze(outcome), default=str))

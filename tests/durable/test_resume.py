@@ -110,6 +110,59 @@ Procedure {
     end
 }
 """
+AGENTS = """
+poet = Agent { provider = "openai", model = "openai/gpt-4o-mini", system_prompt = "Rhyme.", tools = {} }
+Mocks { poet = { message = "", temporal = {
+    { message = "one" }, { message = "two" }, { message = "three", tool_calls = { { tool = "done", args = { n = 3 } } } },
+    { message = "never" },
+} } }
+Procedure {
+    output = { said = field.string{}, turns = field.number{} },
+    function(input)
+        local said, turns = "", 0
+        repeat
+            local result = poet({ message = "next" })
+            said = said .. result.output .. result.usage.total_tokens
+            turns = turns + 1
+            Step.checkpoint(function() host.perform(turns) return turns end)
+        until Tool.called("done") or turns > 5
+        return { said = said .. tostring(Tool.last_call("done").args.n), turns = turns }
+    end
+}
+"""
+
+SPAWN = """
+Procedure {
+    output = { n = field.number{} },
+    function(input)
+        local before = Step.checkpoint(function() host.perform("before") return { 1 } end)
+        local one = Procedure.spawn("helper.tac", { n = before[1] })
+        local two = Procedure.spawn("helper.tac", { n = 10 })
+        local sum = Procedure.wait(one).n + Procedure.wait(two).n
+        local after = Step.checkpoint(function() host.perform("after") return { sum } end)
+        return { n = after[1] }
+    end
+}
+"""
+
+CLEARED = """
+Procedure {
+    output = { n = field.number{} },
+    function(input)
+        local a = Step.checkpoint(function() host.perform("a") return { 1 } end)
+        State.increment("count")
+        local b = Step.checkpoint(function() host.perform("b") return { a[1] + 1 } end)
+        Checkpoint.clear_after(1)
+        State.increment("count")
+        local c = Step.checkpoint(function() host.perform("c") return { b[1] * 10 } end)
+        Checkpoint.clear_all()
+        local d = Step.checkpoint(function() host.perform("d") return { c[1] + 1 } end)
+        local e = Step.checkpoint(function() host.perform("e") return d[1] * 10 end)
+        return { n = e + Checkpoint.next_position() }
+    end
+}
+"""
+
 HELPER = """
 Procedure {
     input = { n = field.number{} }, output = { n = field.number{} },
@@ -139,13 +192,16 @@ def stored_state(folder: Path) -> dict[str, Any]:
         return found
 
 
-@pytest.mark.parametrize("source", [TABLES, STATE, NESTED], ids=["tables", "state", "nested"])
+SOURCES = {"tables": TABLES, "state": STATE, "nested": NESTED, "agents": AGENTS, "spawn": SPAWN}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 def test_killed_after_any_write_the_run_ends_the_same(tmp_path: Path, source: str) -> None:
     life = Life(tmp_path, source, files={"helper.tac": HELPER})
     wanted, steps = uninterrupted(life)
     state = stored_state(tmp_path / "uninterrupted")
     lives = life.after_kills_at_every_write()
-    assert len(lives) >= 8
+    assert len(lives) > len(steps)
     for count, outcome, performed, resumed in lives:
         assert outcome is not None
         assert (outcome["result"], outcome["state"]) == (wanted["result"], wanted["state"]), (count, outcome)
@@ -153,3 +209,87 @@ def test_killed_after_any_write_the_run_ends_the_same(tmp_path: Path, source: st
         if source is not STATE:  # its steps write state: killed there, a step is in flight, and performed again
             assert performed == steps, count
         assert set(performed) == set(steps)
+
+
+def test_what_was_cleared_runs_again_and_nothing_is_mistaken_for_it(tmp_path: Path) -> None:
+    life = Life(tmp_path, CLEARED)
+    wanted, steps = uninterrupted(life)
+    for count, outcome, performed, _ in life.after_kills_at_every_write():
+        assert outcome is not None
+        assert (outcome["result"], outcome["state"]) == (wanted["result"], wanted["state"]), (count, outcome)
+        if count <= 3:  # nothing was cleared yet
+            assert performed == steps
+
+
+@pytest.mark.parametrize("source", [TABLES, STATE, NESTED, AGENTS], ids=["tables", "state", "nested", "agents"])
+def test_killed_on_one_machine_and_resumed_on_another(tmp_path: Path, source: str) -> None:
+    """The other machine has an empty cache: all that it knows came back from Plexus."""
+    with Simulator() as plexus:
+        files = {"helper.tac": HELPER}
+        wanted, steps = uninterrupted(Life(tmp_path, source, files=files))
+        for count in (1, 2, 5, 7):
+            plexus.put(id=PROCEDURE_ID, metadata={"runtime": {"version": 3}})
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            life = Life(folder, source, url=plexus.url, key=plexus.api_key, files=files)
+            assert life.but(store="here", kill_after=count).live() is None
+            outcome = life.but(store="there").live()
+            assert outcome is not None
+            assert (outcome["result"], outcome["state"]) == (wanted["result"], wanted["state"]), (count, outcome)
+            if source is not STATE:
+                assert life.steps() == steps
+            record = plexus.record(PROCEDURE_ID)
+            assert record is not None
+            assert record["metadata"]["runtime"] == {"version": 3}
+
+
+COUNT = """
+Procedure {
+    output = { count = field.number{} },
+    function(input)
+        for n = 1, 6 do
+            Step.checkpoint(function() host.perform(n) return { n } end)
+            State.increment("count")
+        end
+        return { count = State.get("count") }
+    end
+}
+"""
+
+
+def test_an_increment_per_step_counts_the_steps(tmp_path: Path) -> None:
+    life = Life(tmp_path, COUNT)
+    lives = life.after_kills_at_every_write()
+    assert len(lives) == 1 + 6 * 2  # the start, and a checkpoint and an increment for each step
+    for count, outcome, performed, resumed in lives:
+        assert outcome is not None
+        assert outcome["result"] == {"count": 6}, count
+        assert stored_state(resumed.folder) == {"count": 6}, count
+        assert performed == list("123456")
+
+
+def test_a_run_that_is_killed_again_and_again(tmp_path: Path) -> None:
+    life = Life(tmp_path, NESTED, files={"helper.tac": HELPER})
+    wanted, steps = uninterrupted(life)
+    lives = 0
+    while (outcome := life.but(kill_after=2).live()) is None:
+        lives += 1
+    assert lives > 4
+    assert (outcome["result"], life.steps()) == (wanted["result"], steps)
+
+
+def test_a_new_run_starts_anew_from_the_state_that_is_stored(tmp_path: Path) -> None:
+    life = Life(tmp_path, COUNT)
+    assert life.but(kill_after=5).live() is None
+    outcome = life.but(run_id="run-2").live()
+    assert outcome is not None
+    assert outcome["result"] == {"count": 2 + 6}
+    assert life.steps() == list("12") + list("123456")
+
+
+def test_another_source_under_a_run_is_refused(tmp_path: Path) -> None:
+    life = Life(tmp_path, COUNT)
+    assert life.but(kill_after=5).live() is None
+    outcome = life.but(source=COUNT.replace("for n = 1, 6 do", "Human.approve('sure?')\nfor n = 1, 6 do")).live()
+    assert outcome is not None
+    assert "checkpoint 0 of this run is a 'explicit_checkpoint'" in outcome["error"]
