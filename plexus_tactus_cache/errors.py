@@ -12,6 +12,7 @@ StorageError
 ├── CacheClosed             the cache was closed
 ├── RemoteUnavailable       Plexus was needed for this call and did not answer
 ├── RunSuperseded           the document's log went another way; this run must not go on
+├── RunNotFound             (also a FileNotFoundError) no run of this id was saved here
 └── ReplayDiverged          the procedure asks for another checkpoint than the log has at this position
 """
 
@@ -82,6 +83,14 @@ class RemoteUnavailable(StorageError):
 
 class RunSuperseded(StorageError):
     """The stored log went another way than the log of the object being saved; this run must not go on."""
+
+
+class RunNotFound(StorageError, FileNotFoundError):
+    """No run of this id was saved in this directory; Tactus's FileStorage raises a FileNotFoundError."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run {run_id!r} was not saved here")
 
 
 class ReplayDiverged(StorageError):

@@ -12,6 +12,7 @@
 | `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried |
 | `link`                     | state of the connection to Plexus, for status and for the next leader     |
 | `request/<name>`           | a foreground sync asked for by a process that does not lead               |
+| `run/...`, `breakpoints/...` | developer data, see traces.py                                           |
 
 Ids and keys are percent-encoded. Methods that write expect to be called inside `rows.transaction()`, which is what
 makes a write of a document atomic.

@@ -61,7 +61,7 @@ class Life:
 
     def after_kills_at_every_write(self) -> list[tuple[int, dict[str, Any] | None, list[str], Life]]:
         """For each write in turn, in a folder of its own: killed after it, then resumed in a new process."""
-        found = []
+        found: list[tuple[int, dict[str, Any] | None, list[str], Life]] = []
         for count in range(1, 200):
             folder = self.folder / str(count)
             folder.mkdir()
