@@ -140,6 +140,8 @@ class DurableRuntime(TactusRuntime):  # type: ignore[misc]  # Tactus has no type
         self.checkpoint_primitive = DurableCheckpoints(self.execution_context)
         self.procedure_primitive = DurableProcedures(self.procedure_primitive, self._create_spawned_runtime)
         super()._inject_primitives()
+        context, sleep = self.execution_context, self.lua_sandbox.lua.globals()["Sleep"]
+        self.lua_sandbox.set_global("Sleep", lambda seconds: None if context.replaying else sleep(seconds))
 
     def _create_runtime_for_procedure(self, procedure_name: str, params: dict[str, Any]) -> DurableRuntime:
         """For `Procedure.run`: its checkpoints are logged inside the caller's, its state lives as long as it runs."""
@@ -162,6 +164,20 @@ class DurableRuntime(TactusRuntime):  # type: ignore[misc]  # Tactus has no type
         runtime.__class__ = DurableRuntime
         durable: DurableRuntime = runtime
         return durable
+
+
+def last_run(metadata: Any) -> str | None:
+    """The id of the run that a procedure can be resumed with; None if there is none."""
+    begun = [key.removeprefix(RUN_START) for key in metadata.lua_state if key.startswith(RUN_START)]
+    if metadata.execution_log:
+        first = metadata.execution_log[0]
+        return next((run_id for run_id in begun if belongs_to(first, run_id)), None)
+    return begun[0] if len(begun) == 1 else None
+
+
+def belongs_to(entry: Any, run_id: str) -> bool:
+    """Whether an entry of the log was made by that run, in a sub-procedure or after a clearing too."""
+    return entry.run_id is not None and entry.run_id.partition("/")[0].partition("#")[0] == run_id
 
 
 def _start_key(run_id: str | None) -> str:

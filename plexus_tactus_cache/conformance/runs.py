@@ -32,7 +32,8 @@ Procedure { output = { shown = field.string{}, at = field.number{} }, function(i
     local count = 0
     for _ in ipairs(t.list) do count = count + 1 end
     for _ in pairs(t.mixed) do count = count + 1 end
-    return { shown = type(t) .. #t.list .. t.list[3][1] .. type(t.empty) .. t.sparse[3] .. t.mixed[1] .. count, at = t.at }
+    local shown = type(t) .. #t.list .. t.list[3][1] .. type(t.empty) .. t.sparse[3] .. t.mixed[1] .. count
+    return { shown = shown, at = t.at }
 end }
 """
 COUNT = """
