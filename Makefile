@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench clean
+.PHONY: help setup test test-versions check demo bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(BIN)/.ready ## make .venv with everything the other targets need
 
@@ -25,6 +25,15 @@ test: setup ## run all tests, with the coverage gate
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+# 0.49 pins a CUDA torch of 5 GB that no test needs: each version is laid over the installed one's dependencies.
+test-versions: setup ## test with the oldest Tactus that Plexus allows, and with the newest
+	@for tactus in tactus==0.49.0 tactus; do \
+	  rm -rf build/tactus; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/tactus $$tactus || exit 1; \
+	  echo "with $$(basename build/tactus/tactus-*.dist-info .dist-info):"; \
+	  PYTHONPATH=$(CURDIR)/build/tactus $(BIN)/python -m pytest -q tests/durable tests/conformance tests/e2e || exit 1; \
+	done
+
 check: setup ## lint and type-check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -37,4 +46,4 @@ bench: setup ## what a checkpoint costs, as ratios within one run
 	@$(BIN)/python -m tools.bench
 
 clean: ## remove what the other targets made
-	@rm -rf $(VENV) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

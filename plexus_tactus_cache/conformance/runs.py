@@ -44,7 +44,7 @@ Procedure { output = { count = field.number{}, seen = field.number{}, at = field
         State.increment("count")
         State.append("seen", n)
     end
-    return { count = State.get("count"), seen = State.get("seen")[2], at = at }
+    return { count = state.count, seen = state.seen[2], at = at }
 end }
 """
 ASK = """

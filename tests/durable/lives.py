@@ -152,7 +152,7 @@ def _live(life: Life) -> None:
             "run_id": life.run_id,
             "hitl_handler": Human(life.answer),
         }
-        if "wait" in life.source:
+        if "await_children" in life.source:
             options["child_wait_resolver"] = lambda request: {
                 "complete": life.children_done,
                 "children": [{"id": child["id"], "terminal": life.children_done} for child in request["children"]],

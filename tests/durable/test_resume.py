@@ -55,25 +55,25 @@ STATE = """
 Procedure {
     output = { count = field.number{}, seen = field.string{}, inside = field.number{}, gone = field.boolean{} },
     function(input)
-        State.set("count", 0)
-        State.set("gone", 1)
+        state.count = 0
+        state.gone = 1
         for n = 1, 3 do
             Step.checkpoint(function() State.append("inside", n) State.increment("in_step") host.perform(n) return n end)
             State.increment("count")
             State.append("seen", n)
-            State.set("table", { n, { last = n } })
+            state.table = { n, { last = n } }
             if n == 2 then
-                local keep = { count = State.get("count"), seen = State.get("seen"), inside = State.get("inside"),
-                               in_step = State.get("in_step") }
-                State.clear()
-                for key, value in pairs(keep) do State.set(key, value) end
+                local keep = { count = state.count, seen = state.seen, inside = state.inside,
+                               in_step = state.in_step }
+                if State.clear then State.clear() else state.gone = nil end  -- Tactus 0.49 has none
+                for key, value in pairs(keep) do state[key] = value end
             end
         end
-        local seen = State.get("seen")
+        local seen = state.seen
         local text = ""
         for n = 0, 2 do text = text .. seen[n] end
-        return { count = State.get("count"), seen = text, inside = State.get("in_step"),
-                 gone = State.get("gone") == nil and type(State.get("table")) == "table" }
+        return { count = state.count, seen = text, inside = state.in_step,
+                 gone = state.gone == nil and type(state.table) == "table" }
     end
 }
 """
@@ -105,7 +105,7 @@ Procedure {
         local after = Step.checkpoint(function() host.perform("after") return { result.n + 1 } end)
         local run = Procedure.run("helper.tac", { n = after[1] })
         local python = Step.checkpoint(function() return { given = host.python(1) } end)
-        return { n = run.n, after = after[1], inner = State.get("inner") * 10 + State.get("outer"),
+        return { n = run.n, after = after[1], inner = state.inner * 10 + state.outer,
                  python = type(python) .. type(python.given) .. python.given.list[2] }
     end
 }
@@ -169,7 +169,7 @@ Procedure {
     function(input)
         local one = Step.checkpoint(function() return { input.n + 1 } end)
         State.increment("inner")
-        local two = Step.checkpoint(function() return { one[1] + State.get("inner") } end)
+        local two = Step.checkpoint(function() return { one[1] + state.inner } end)
         return { n = two[1] }
     end
 }
@@ -251,7 +251,7 @@ Procedure {
             Step.checkpoint(function() host.perform(n) return { n } end)
             State.increment("count")
         end
-        return { count = State.get("count") }
+        return { count = state.count }
     end
 }
 """

@@ -29,7 +29,7 @@ Procedure {
             State.increment("count", step[1])
             if input.steps > 5 then Sleep(0.1) end
         end
-        return { count = State.get("count"), name = input.name }
+        return { count = state.count, name = input.name }
     end
 }
 """

@@ -17,7 +17,7 @@ runtime = pytest.importorskip("tactus.core.runtime")
 
 SOURCE = """
 Procedure { output = { n = field.number{} }, function(input)
-    State.set("x", { 1 })
+    state.x = { 1 }
     return { n = Step.checkpoint(function() return { 1, { a = 2.0 } } end)[1] }
 end }
 """
