@@ -351,10 +351,12 @@ class _Encoder:
     def lua_table(self, value: Any, path: str) -> Plain:
         """Keys 1..n: a list; else, and when empty, a dict with the keys as they are (mixed, sparse)."""
         try:
-            entries = dict(value.items())
+            pairs = list(value.items())
         except UnicodeDecodeError:
             return self.refuse(path, "it holds a Lua string that is not UTF-8 text")
-        count = len(entries)
+        entries, count = dict(pairs), len(pairs)
+        if len(entries) < count:
+            return self.refuse(path, "it has both 1 and true (or 0 and false) as keys, which a dict takes for one")
         identity = repr(value)  # each Lua access makes a new wrapper; its repr has the address of the table
         if count and all(type(key) is int and 1 <= key <= count for key in entries):
             items = [entries[index] for index in range(1, count + 1)]
