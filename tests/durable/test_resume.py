@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,31 @@ Procedure {
 }
 """
 
+CLEARED_INSIDE = """
+inner = Procedure "inner" {
+    input = { from = field.number{} }, output = { n = field.number{} },
+    function(input)
+        local a = Step.checkpoint(function() host.perform("a") return { 1 } end)
+        local b = Step.checkpoint(function() host.perform("b") return { a[1] + 1 } end)
+        Checkpoint.clear_after(input.from)
+        local c = Step.checkpoint(function() host.perform("c") return { b[1] * 10 } end)
+        return { n = c[1] }
+    end
+}
+Procedure {
+    output = { n = field.number{} },
+    function(input)
+        local before = Step.checkpoint(function() host.perform("before") return { 1 } end)
+        local some = inner({ from = 3 })
+        State.increment("count")
+        local all = inner({ from = 0 })
+        local after = Step.checkpoint(function() host.perform("after") return { all.n + some.n } end)
+        State.increment("count")
+        return { n = after[1] + before[1] }
+    end
+}
+"""
+
 HELPER = """
 Procedure {
     input = { n = field.number{} }, output = { n = field.number{} },
@@ -211,8 +237,9 @@ def test_killed_after_any_write_the_run_ends_the_same(tmp_path: Path, source: st
         assert set(performed) == set(steps)
 
 
-def test_what_was_cleared_runs_again_and_nothing_is_mistaken_for_it(tmp_path: Path) -> None:
-    life = Life(tmp_path, CLEARED)
+@pytest.mark.parametrize("source", [CLEARED, CLEARED_INSIDE], ids=["outside", "inside"])
+def test_what_was_cleared_runs_again_and_nothing_is_mistaken_for_it(tmp_path: Path, source: str) -> None:
+    life = Life(tmp_path, source)
     wanted, steps = uninterrupted(life)
     for count, outcome, performed, _ in life.after_kills_at_every_write():
         assert outcome is not None
@@ -293,3 +320,21 @@ def test_another_source_under_a_run_is_refused(tmp_path: Path) -> None:
     outcome = life.but(source=COUNT.replace("for n = 1, 6 do", "Human.approve('sure?')\nfor n = 1, 6 do")).live()
     assert outcome is not None
     assert "checkpoint 0 of this run is a 'explicit_checkpoint'" in outcome["error"]
+
+
+def test_resetting_the_state_is_for_the_start_of_a_run(tmp_path: Path) -> None:
+    from plexus_tactus_cache.tactus import DurableRuntime
+
+    source = COUNT.replace("host.perform(n)", "")
+    with ProcedureCache(None, tmp_path) as cache:
+        storage = cache.storage(PROCEDURE_ID)
+        storage.state_set(PROCEDURE_ID, "count", 100)
+        for _ in range(2):
+            options = {"storage_backend": storage, "run_id": "run-1", "hitl_handler": object()}
+            try:
+                runtime = DurableRuntime(PROCEDURE_ID, reset_state_on_execute=True, **options)
+            except TypeError:
+                pytest.skip("this Tactus cannot reset the state")
+            outcome = asyncio.run(runtime.execute(source, format="lua"))
+            assert outcome["result"] == {"count": 6}, outcome
+            assert storage.get_state(PROCEDURE_ID) == {"count": 6}
