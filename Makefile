@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-gql3 check demo bench clean
+.PHONY: help setup test test-gql3 test-versions check demo bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(BIN)/.ready ## make .venv with everything the other targets need
 
@@ -35,6 +35,15 @@ $(VENV_GQL3)/.ready: pyproject.toml
 	@$(VENV_GQL3)/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]' 'gql[requests]<4'
 	@touch $@
 
+# 0.49 pins a CUDA torch of 5 GB that no test needs: each version is laid over the installed one's dependencies.
+test-versions: setup ## test with the oldest Tactus that Plexus allows, and with the newest
+	@for tactus in tactus==0.49.0 tactus; do \
+	  rm -rf build/tactus; \
+	  $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/tactus $$tactus || exit 1; \
+	  echo "with $$(basename build/tactus/tactus-*.dist-info .dist-info):"; \
+	  PYTHONPATH=$(CURDIR)/build/tactus $(BIN)/python -m pytest -q tests/durable tests/conformance tests/e2e || exit 1; \
+	done
+
 check: setup ## lint and type-check
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -47,4 +56,4 @@ bench: setup ## what a checkpoint costs, as ratios within one run
 	@$(BIN)/python -m tools.bench
 
 clean: ## remove what the other targets made
-	@rm -rf $(VENV) $(VENV_GQL3) .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV_GQL3) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ from plexus_tactus_cache.codec import encode
 from plexus_tactus_cache.document import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.documents import MemoryDocuments
 from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.traces import Traces
 
 if TYPE_CHECKING:
     from plexus_tactus_cache.cache import ProcedureCache
@@ -129,6 +130,32 @@ class PlexusStorageAdapter:
     def state_clear(self, procedure_id: str) -> None:
         """Delete all state; checkpoints stay."""
         self.set_state(procedure_id, {})
+
+    # --- Tactus's debugger: kept in this directory, never pushed -------------------------------------------
+
+    def save_run(self, run: Any) -> None:
+        """Keep an ExecutionRun of Tactus, in place of the one with its id."""
+        self._traces().save_run(run)
+
+    def load_run(self, run_id: str) -> Any:
+        """The ExecutionRun of that id. Raises RunNotFound, which is a FileNotFoundError too."""
+        return self._traces().load_run(run_id)
+
+    def list_runs(self, procedure_name: str | None = None) -> list[Any]:
+        """All runs, or those of the procedure of that name, the newest first."""
+        return self._traces().list_runs(procedure_name)
+
+    def save_breakpoints(self, procedure_name: str, breakpoints: list[Any]) -> None:
+        """Keep these in place of the procedure's."""
+        self._traces().save_breakpoints(procedure_name, breakpoints)
+
+    def load_breakpoints(self, procedure_name: str) -> list[Any]:
+        """Those of the procedure of that name; none if none were saved."""
+        return self._traces().load_breakpoints(procedure_name)
+
+    def _traces(self) -> Traces:
+        self._cache.check_open()
+        return Traces(self._cache._store.rows, self._cache.documents.writing)
 
     # --- checkpoints by name ------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The command line: `plexus-tactus-cache status | ls | sync | pull | retry | conflicts | resolve`.
+"""The command line: `plexus-tactus-cache status | ls | sync | pull | retry | conflicts | resolve | run`.
 
 Exit status: 0 when what was asked is done, 1 when it is not (something is still pending or parked after `sync`, the
 store cannot be used), 2 for wrong arguments.
@@ -22,6 +22,7 @@ from plexus_tactus_cache.cache import ProcedureCache
 from plexus_tactus_cache.document import CacheStatus, CheckpointEntry, ProcedureStatus
 from plexus_tactus_cache.errors import ProcedureNotFound, StorageError, StoreReadOnly
 from plexus_tactus_cache.rows import DATABASE
+from plexus_tactus_cache.run import add_command
 from plexus_tactus_cache.settings import default_directory
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        with _open(options) as cache:
+        with options.open(options) as cache:
             return int(options.run(cache, options))
     except (StorageError, ValidationError) as error:
         print(f"plexus-tactus-cache: {error}", file=sys.stderr)
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         "--directory", type=Path, help="the store; default: PLEXUS_CACHE_DIR, else the one of PLEXUS_API_URL"
     )
     common.add_argument("--json", action="store_true", help="print JSON")
+    common.set_defaults(open=_open)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     status = commands.add_parser("status", parents=[common], help="what is not in Plexus yet, why, and what is next")
     status.set_defaults(run=_status)
@@ -72,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     resolve.add_argument("conflict_id", metavar="CONFLICT")
     resolve.add_argument("--keep", choices=("local", "remote"), required=True)
     resolve.set_defaults(run=_resolve)
+    add_command(commands, common)
     return parser
 
 

@@ -28,6 +28,7 @@ import orjson
 from pydantic import BaseModel
 
 from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.markers import TABLES, LuaDict, LuaList, PythonDict, PythonList
 
 Plain = Any  # None | bool | int | float | str | list[Plain] | dict[str, Plain]
 Notes = dict[str, list[Any]]
@@ -108,9 +109,14 @@ def encode(value: Any) -> Encoded:
     return _Encoder(lenient=False).run(value)
 
 
-def encode_leniently(value: Any) -> Encoded:
+def encode_result(value: Any) -> Encoded:
+    """As `encode`, but with notes of what was a Lua table (markers.py): a replay makes it a table again."""
+    return _Encoder(lenient=False, mark_tables=True).run(value)
+
+
+def encode_leniently(value: Any, *, mark_tables: bool = False) -> Encoded:
     """As `encode`, but what cannot be stored becomes a marked description; for data that only serves debugging."""
-    return _Encoder(lenient=True).run(value)
+    return _Encoder(lenient=True, mark_tables=mark_tables).run(value)
 
 
 def is_lua_table(value: Any) -> bool:
@@ -120,11 +126,13 @@ def is_lua_table(value: Any) -> bool:
 
 
 def holds_lua(value: Any) -> bool:
-    """Whether a Lua table is anywhere inside the containers of `value`."""
+    """Whether a Lua table is anywhere inside the containers and models of `value`."""
     if isinstance(value, dict):
         return any(map(holds_lua, value.values()))
     if isinstance(value, (list, tuple)):
         return any(map(holds_lua, value))
+    if isinstance(value, BaseModel):
+        return holds_lua(value.__dict__)
     return is_lua_table(value)
 
 
@@ -165,8 +173,11 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
 
 
 class _Encoder:
-    def __init__(self, *, lenient: bool) -> None:
+    def __init__(self, *, lenient: bool, mark_tables: bool = False) -> None:
         self.lenient = lenient
+        self.mark_tables = mark_tables  # those of a runtime; what is marked already stays marked
+        self.in_table = False  # whether the container around the current value was a table
+        self.marked = False  # and is a marked one, so that plain dicts and lists in it were tables too
         self.notes: Notes = {}
         self.open: set[object] = set()  # the containers around the current value, by identity
 
@@ -190,9 +201,9 @@ class _Encoder:
         if kind is float:
             return self.number(value, path)
         if kind is dict:
-            return self.container(value, path, self.mapping)
+            return self.container(value, path, self.mapping, table=self.marked, marked=self.marked)
         if kind is list:
-            return self.container(value, path, self.items)
+            return self.container(value, path, self.items, table=self.marked, marked=self.marked)
         return self.special(value, kind, path)
 
     def special(self, value: Any, kind: type, path: str) -> Plain:
@@ -214,6 +225,9 @@ class _Encoder:
         if isinstance(value, (set, frozenset)):
             self.notes[path] = ["set" if isinstance(value, set) else "frozenset"]
             return self.unordered(value, path)
+        if isinstance(value, TABLES):
+            write = self.mapping if isinstance(value, dict) else self.items
+            return self.container(value, path, write, table=True, marked=True)
         if isinstance(value, dict):  # an OrderedDict, a defaultdict: they come back as the dict they equal
             return self.container(value, path, self.mapping)
         if isinstance(value, list):
@@ -250,17 +264,31 @@ class _Encoder:
         self.notes[path] = ["float", repr(value)]
         return repr(value)
 
-    def container(self, value: Any, path: str, write: Callable[[Any, str], Plain], identity: object = None) -> Plain:
+    def container(
+        self,
+        value: Any,
+        path: str,
+        write: Callable[[Any, str], Plain],
+        *,
+        identity: object = None,
+        table: bool = False,
+        marked: bool = False,
+    ) -> Plain:
         identity = identity or id(value)
         if identity in self.open:
             return self.refuse(path, "it contains itself")
         if len(self.open) >= MAX_DEPTH:
             return self.refuse(path, f"it is nested more than {MAX_DEPTH} levels deep")
+        if table != self.in_table and path not in self.notes:
+            self.notes[path] = ["lua" if table else "python"]
+        around = self.in_table, self.marked
+        self.in_table, self.marked = table, marked
         self.open.add(identity)
         try:
             return write(value, path)
         finally:
             self.open.discard(identity)
+            self.in_table, self.marked = around
 
     def items(self, value: Iterable[Any], path: str) -> Plain:
         return [self.value(item, f"{path}/{index}") for index, item in enumerate(value)]
@@ -323,14 +351,17 @@ class _Encoder:
     def lua_table(self, value: Any, path: str) -> Plain:
         """Keys 1..n: a list; else, and when empty, a dict with the keys as they are (mixed, sparse)."""
         try:
-            entries = dict(value.items())
+            pairs = list(value.items())
         except UnicodeDecodeError:
             return self.refuse(path, "it holds a Lua string that is not UTF-8 text")
-        count = len(entries)
+        entries, count = dict(pairs), len(pairs)
+        if len(entries) < count:
+            return self.refuse(path, "it has both 1 and true (or 0 and false) as keys, which a dict takes for one")
         identity = repr(value)  # each Lua access makes a new wrapper; its repr has the address of the table
         if count and all(type(key) is int and 1 <= key <= count for key in entries):
-            return self.container([entries[index] for index in range(1, count + 1)], path, self.items, identity)
-        return self.container(entries, path, self.mapping, identity)
+            items = [entries[index] for index in range(1, count + 1)]
+            return self.container(items, path, self.items, identity=identity, table=self.mark_tables)
+        return self.container(entries, path, self.mapping, identity=identity, table=self.mark_tables)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------
@@ -339,6 +370,8 @@ class _Encoder:
 def decode(encoded: Encoded) -> Any:
     """The exact value again; the caller may keep and change it. Never raises for what `encode` wrote."""
     plain, notes = encoded
+    if notes == _ONE_TABLE:  # the usual result; a long log has thousands
+        return LuaDict(plain) if isinstance(plain, dict) else LuaList(plain)
     return _decode(plain, notes, "") if notes else plain
 
 
@@ -358,7 +391,9 @@ def _decode(plain: Plain, notes: Notes, path: str) -> Any:
             _key(exact[name]) if name in exact else name: _decode(item, notes, f"{path}/{escape(name)}")
             for name, item in plain.items()
         }
-        return _model(note[1], note[2:], value) if tag == "model" and note else value
+        if tag == "model" and note:
+            return _model(note[1], note[2:], value)
+        return _MAPPINGS[tag](value) if tag else value
     if isinstance(plain, list):
         items = [_decode(item, notes, f"{path}/{index}") for index, item in enumerate(plain)]
         try:
@@ -378,7 +413,15 @@ def _key(encoded: list[Any]) -> Any:
     return key
 
 
-_SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_ONE_TABLE: Notes = {"": ["lua"]}
+_MAPPINGS: dict[str, Callable[[dict[Any, Any]], Any]] = {"lua": LuaDict, "python": PythonDict}
+_SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "lua": LuaList,
+    "python": PythonList,
+}
 
 
 def _find_model(name: str) -> type[BaseModel] | None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Iterable
 from typing import Any, Literal, SupportsIndex
 
@@ -64,6 +65,16 @@ class ProcedureMetadata(BaseModel):
     waiting_on_message_id: str | None = None
 
 
+def _for_tactus(models: Any, entry: CheckpointEntry) -> Any:
+    """One of our entries as one of Tactus's, if Tactus is loaded."""
+    if models is None:
+        return entry
+    place = entry.source_location
+    fields = {name: getattr(entry, name) for name in CheckpointEntry.model_fields}
+    fields["source_location"] = None if place is None else models.SourceLocation(**place.model_dump())
+    return models.CheckpointEntry(**fields)
+
+
 class ExecutionLog(list[Any]):
     """A log that knows which of its entries were replaced, so that a save need not look at every one.
 
@@ -110,6 +121,11 @@ class ExecutionLog(list[Any]):
     def clear(self) -> None:
         self.shuffled = True
         super().clear()
+
+    def copy(self) -> list[Any]:
+        """The entries as a plain list, for Tactus: in its own class, as it will have no other in an ExecutionRun."""
+        models = sys.modules.get("tactus.protocols.models")
+        return [_for_tactus(models, entry) if isinstance(entry, CheckpointEntry) else entry for entry in self]
 
     def sort(self, **options: Any) -> None:
         self.shuffled = True

@@ -13,7 +13,9 @@ StorageError
 ├── ConflictNotFound        the conflict journal has no such record
 ├── ConflictOutdated        a log tail cannot be restored: what was before it has changed
 ├── RemoteUnavailable       Plexus was needed for this call and did not answer
-└── RunSuperseded           the document's log went another way; this run must not go on
+├── RunSuperseded           the document's log went another way; this run must not go on
+├── RunNotFound             (also a FileNotFoundError) no run of this id was saved here
+└── ReplayDiverged          the procedure asks for another checkpoint than the log has at this position
 """
 
 from __future__ import annotations
@@ -91,3 +93,25 @@ class RemoteUnavailable(StorageError):
 
 class RunSuperseded(StorageError):
     """The stored log went another way than the log of the object being saved; this run must not go on."""
+
+
+class RunNotFound(StorageError, FileNotFoundError):
+    """No run of this id was saved in this directory; Tactus's FileStorage raises a FileNotFoundError."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"run {run_id!r} was not saved here")
+
+
+class ReplayDiverged(StorageError):
+    """A resumed procedure asks for another kind of checkpoint than the log has at that position.
+
+    Its source, or something that it depends on outside of checkpoints, changed since the run began.
+    """
+
+    def __init__(self, position: int, stored: str, asked: str) -> None:
+        self.position = position
+        super().__init__(
+            f"checkpoint {position} of this run is a {stored!r}, and the procedure now asks for a {asked!r} there: "
+            "its source changed since the run began. Start a new run, or go back to the source it began with"
+        )

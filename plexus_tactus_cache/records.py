@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from plexus_tactus_cache.codec import Encoded, Notes, Plain, decode, digest, dumps, encode, encode_leniently
+from plexus_tactus_cache.codec import (
+    Encoded,
+    Notes,
+    Plain,
+    decode,
+    digest,
+    dumps,
+    encode,
+    encode_leniently,
+    encode_result,
+)
 from plexus_tactus_cache.document import CheckpointEntry, NamedCheckpoint, SourceLocation
 from plexus_tactus_cache.errors import ValueNotSerializable
 
@@ -119,7 +129,7 @@ def key_value(text: str) -> Any:
 def encode_entry(entry: Any, captured: Mapping[str, str] | None) -> EntryRecord:
     """The record of a CheckpointEntry, ours or Tactus's. Raises ValueNotSerializable for its result."""
     try:
-        result = encode(entry.result)
+        result = encode_result(entry.result)
     except ValueNotSerializable as error:
         raise error.inside(f"the result of checkpoint {entry.position} ({entry.type})") from None
     location = entry.source_location

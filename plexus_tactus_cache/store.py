@@ -18,6 +18,7 @@
 | `conflict/<n>`, `resolved/<n>` | the conflict journal (journal.py); `conflicts` is its counter |
 | `link`                     | state of the connection to Plexus, for status and for the next leader     |
 | `request/<name>`           | a foreground sync asked for by a process that does not lead               |
+| `run/...`, `breakpoints/...` | developer data, see traces.py                                           |
 
 Ids and keys are percent-encoded. Methods that write expect to be called inside `rows.transaction()`, which is what
 makes a write of a document atomic.
@@ -236,9 +237,10 @@ class LocalStore:
         length = max(header.log_length, max(changes.entries, default=-1) + 1)
         updated: dict[str, Any] = {}
         if changes.log_length is not None and changes.log_length < length:
-            length = changes.log_length
+            removed, length = length - changes.log_length, changes.log_length
             self.rows.delete_range(f"log/{name}/", f"{length:09}")
-            updated["swept"] = header.swept + self._sweep(name)
+            if removed >= length:  # it reads what is left: not for the few entries of a sub-procedure that is done
+                updated["swept"] = header.swept + self._sweep(name)
         if changes.entries or length != header.log_length:
             updated["log_version"] = version
         if changes.status is not None:

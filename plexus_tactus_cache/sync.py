@@ -64,6 +64,7 @@ DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that
 RUNNING = (None, "RUNNING", "PENDING")  # statuses of a procedure whose log may grow at any moment
 ITEM_BYTES = 409_600  # DynamoDB's limit for the whole record
 LEAST_INLINE = 5_000  # bytes of metadata below which moving parts to S3 gains nothing
+SEGMENTS_RETRY = 300.0  # seconds until a log goes to S3 again for no other reason than its length
 GARBAGE_RETRY = 3600.0  # seconds
 UNKNOWN_ATTEMPTS = 8  # before an error that nobody knows parks a document
 
@@ -115,6 +116,7 @@ class SyncEngine:
         self._schedule = Schedule(store, settings, procedures.credentials, jitter)
         self._projection = projection
         self._new_id = new_id
+        self._segments_again = 0.0  # seconds since the epoch, when S3 did not take segments
         self._lock = threading.Lock()
 
     def next_due(self, now: float) -> float | None:
@@ -351,7 +353,7 @@ class SyncEngine:
         size = 0
         for procedure_id in ids:
             push: list[_Push] = []
-            if not self._guarded(procedure_id, now, done, lambda pid, made=push: self._prepare(pid, made)):  # type: ignore[misc]  # as above
+            if not self._guarded(procedure_id, now, done, lambda pid, made=push: self._prepare(pid, made, now)):  # type: ignore[misc]  # as above
                 continue
             if push[0].update.size > self._settings.max_request_bytes:
                 reason = (
@@ -373,7 +375,7 @@ class SyncEngine:
         for one in slow:  # S3 may be slow, or away: that is no reason for others to wait
             yield [one]
 
-    def _prepare(self, procedure_id: str, into: list[_Push]) -> bool:
+    def _prepare(self, procedure_id: str, into: list[_Push], now: float) -> bool:
         """Take a snapshot of a document and make its push; False when there is nothing to push."""
         found = self._store.read(procedure_id)
         base = self._base(procedure_id)
@@ -388,7 +390,7 @@ class SyncEngine:
         status = (document.status, document.waiting_on_message_id)
         before = base or Base(updated_at="", digests=Digests())
         confirmed = (before.digests.status, before.digests.waiting_on_message_id)
-        layout = self._lay_out(procedure_id, document, before, push_id)
+        layout = self._lay_out(procedure_id, document, before, push_id, now)
         update = Update(
             procedure_id=procedure_id,
             metadata=dumps(layout.metadata),
@@ -404,7 +406,7 @@ class SyncEngine:
         into.append(_Push(update, push_id, header.version, digests, layout))
         return True
 
-    def _lay_out(self, procedure_id: str, document: Document, base: Base, push_id: str) -> Layout:
+    def _lay_out(self, procedure_id: str, document: Document, base: Base, push_id: str, now: float) -> Layout:
         """The document as it goes into its record. Raises TooLarge, with the way out."""
         metadata = build(document, base.foreign, push_id)
         there = self.procedures.attachments is not None
@@ -424,7 +426,7 @@ class SyncEngine:
             return new_key(procedure_id, part, uuid.uuid4().hex)
 
         layout = Layout(metadata)
-        if policy != "never":
+        if policy == "always" or (policy == "auto" and now >= self._segments_again):
             before = Layout(metadata, base.attachments, over=base.over)
             went_on = log_digests(document.log)[: len(base.digests.log)] == base.digests.log
             resting = document.status not in RUNNING
@@ -460,22 +462,32 @@ class SyncEngine:
                     "over": push.layout.over,
                 }
                 self._store.put_sent(push.procedure_id, sent)
-        pushes = [push for push in pushes if self._upload(push, now, done)]
+        again: list[str] = []
+        for push in list(pushes):
+            failure = self._upload(push)
+            if failure is None:
+                continue
+            pushes.remove(push)
+            self._forget([push])
+            if push.layout.over and now >= self._segments_again:
+                self._segments_again = now + SEGMENTS_RETRY  # without S3, it may fit into its record all the same
+                again.append(push.procedure_id)
+            else:
+                self._failed(push.procedure_id, failure, now, done)
         if not pushes:
-            return []
+            return again
         try:
             answers = self.procedures.update([push.update for push in pushes])
         except RequestFailed as error:
             if error.failure.kind is FailureClass.REFUSED and len(pushes) > 1:
                 # one bad document spoils the whole request (§3): find it
                 middle = len(pushes) // 2
-                return self._send(pushes[:middle], now, done) + self._send(pushes[middle:], now, done)
+                return again + self._send(pushes[:middle], now, done) + self._send(pushes[middle:], now, done)
             if error.failure.not_sent or error.failure.kind is FailureClass.REFUSED:
                 self._forget(pushes)
             self._request_failed(error.failure, [push.procedure_id for push in pushes], now, done)
-            return []
+            return again
         self._schedule.succeeded(now)
-        again = []
         for push in pushes:
             answer = answers[push.procedure_id]
             if isinstance(answer, str):
@@ -493,14 +505,14 @@ class SyncEngine:
                     self._failed(push.procedure_id, answer, now, done)
         return again
 
-    def _upload(self, push: _Push, now: float, done: _Pass) -> bool:
-        """Put what the record will point to into S3, before the record does; False when that failed.
+    def _upload(self, push: _Push) -> Failure | None:
+        """Put what the record will point to into S3, before the record does: what went wrong.
 
         Every key is noted durably before it is used, so that nothing is left behind there unknown.
         """
         attachments = self.procedures.attachments
         if not push.layout.uploads or attachments is None:
-            return True
+            return None
         marks = {one.key: one.digest for one in push.layout.attachments.values()}
         procedure_id = push.procedure_id
         self._note_uploads(procedure_id, dict.fromkeys(push.layout.uploads, ""))
@@ -508,15 +520,12 @@ class SyncEngine:
             try:
                 attachments.put(key, body)
             except RequestFailed as error:
-                self._forget([push])
                 size = sum(map(len, push.layout.uploads.values()))
-                failure = error.failure
-                message = f"{size:,} bytes of it have to go to S3: {failure.message}"
-                self._failed(procedure_id, dataclasses.replace(failure, message=message), now, done)
-                return False
+                message = f"{size:,} bytes of it have to go to S3: {error.failure.message}"
+                return dataclasses.replace(error.failure, message=message)
             self._note_uploads(procedure_id, {key: marks[key]})
         push.layout.uploads.clear()  # should the batch be sent again in parts
-        return True
+        return None
 
     def _note_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
         with self._store.rows.transaction():

@@ -238,3 +238,28 @@ def test_cutting() -> None:
     assert cut(sizes, ranges, lambda one: one.start < ranges[2].start)[:2] == ranges[:2]
     assert cut([700] * 10, ranges, lambda one: True) == []
     assert cut([], ranges, lambda one: True) == []
+
+
+@pytest.mark.parametrize("fault", ["none configured", "down", "deny"])
+def test_without_s3_a_log_stays_in_its_record_as_long_as_it_fits(
+    plexus: Simulator, s3: S3Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    plexus.put("p", status="RUNNING")
+    if fault == "none configured":
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    else:
+        getattr(s3, fault)()
+    cache = open_cache(background=False)
+    storage = cache.storage("p")
+    for _ in range(2):
+        extend(storage, 100)
+        assert cache.flush(20), parked_reason(cache, "p")
+    metadata = (plexus.record("p") or {})["metadata"]
+    assert len(metadata["checkpoints"]) == 200
+    extend(storage, 400)
+    cache.sync(10)
+    status = cache.procedures()[0]
+    assert status.dirty
+    assert "have to go to S3" in (status.parked_reason or status.last_error or "")
+    assert len((plexus.record("p") or {})["metadata"]["checkpoints"]) == 200

@@ -29,8 +29,8 @@ Procedure {{
                 return {{ number = i, squares = {{ i, i * i }}, nested = {{ empty = {{}}, name = "step " .. i }} }}
             end)
             total = total + i
-            State.set("last", i)
-            State.set("seen_" .. i, {{ i, "x" }})
+            state.last = i
+            state["seen_" .. i] = {{ i, "x" }}
         end
         return {{ total = total }}
     end

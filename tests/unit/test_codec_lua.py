@@ -59,6 +59,8 @@ def test_a_table_inside_python_values_inside_a_table(lua: Any) -> None:
         ("{{}, {x = coroutine.create(function() end)}}", "/t/1/x"),
         ("{a = {[{}] = 1}}", "/t/a"),
         ("{a = {[print] = 1}}", "/t/a"),
+        ("{a = {'one', [true] = 'two'}}", "/t/a"),
+        ("{a = {[0] = 'one', [false] = 'two'}}", "/t/a"),
     ],
 )
 def test_what_is_not_a_value_is_refused_by_path(lua: Any, source: str, path: str) -> None:

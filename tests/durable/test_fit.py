@@ -1,0 +1,30 @@
+"""A Tactus that DurableRuntime does not fit is refused with a clear message."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+runtime = pytest.importorskip("tactus.core.runtime")
+
+tactus = pytest.importorskip("plexus_tactus_cache.tactus")
+
+
+@pytest.fixture
+def reload_after() -> Any:
+    yield
+    importlib.reload(tactus)
+
+
+@pytest.mark.usefixtures("reload_after")
+def test_a_tactus_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.TactusRuntime, "_create_execution_context", lambda self, other: None)
+        with pytest.raises(ImportError, match=r"does not fit .* TactusRuntime\._create_execution_context"):
+            importlib.reload(tactus)
+    with monkeypatch.context() as patch:
+        patch.delattr(runtime.TactusRuntime, "_inject_primitives")
+        with pytest.raises(ImportError, match=r"_inject_primitives with the parameters \(\), found None"):
+            importlib.reload(tactus)
