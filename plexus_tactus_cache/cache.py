@@ -34,12 +34,13 @@ from plexus_tactus_cache.errors import (
 )
 from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.journal import ConflictRecord, conflict_of, restore
+from plexus_tactus_cache.outgoing import Projection
 from plexus_tactus_cache.reconcile import Remote, Side
 from plexus_tactus_cache.records import Changes
 from plexus_tactus_cache.remote import CREATION_FIELDS, Procedures
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store import Header, LocalStore, Pending
-from plexus_tactus_cache.sync import Projection, SyncEngine
+from plexus_tactus_cache.sync import SyncEngine
 from plexus_tactus_cache.worker import Leadership, SyncThread, within
 
 log = logging.getLogger("plexus_tactus_cache")

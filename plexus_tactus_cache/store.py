@@ -26,6 +26,7 @@ makes a write of a document atomic.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,8 @@ from plexus_tactus_cache.journal import ConflictRecord
 from plexus_tactus_cache.reconcile import Side
 from plexus_tactus_cache.records import Changes, Document, EntryRecord, Part, pack, unpack
 from plexus_tactus_cache.rows import Rows
+
+log = logging.getLogger("plexus_tactus_cache")
 
 FORMAT = 1
 
@@ -285,6 +288,21 @@ class LocalStore:
 
     def drop_pending(self, procedure_id: str) -> None:
         self.rows.delete_row(f"outbox/{_quoted(procedure_id)}")
+
+    def update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
+        """Change some of a pending push, queued now if it was not."""
+        with self.rows.transaction():
+            pending = self.pending(procedure_id) or Pending(since=now)
+            self.put_pending(procedure_id, pending._replace(**changes))
+
+    def park(self, procedure_id: str, reason: str, now: float) -> None:
+        """Leave the document as it is until a person has done something about `reason`."""
+        log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
+        with self.rows.transaction():
+            header = self.header(procedure_id)
+            if header is not None and not header.queued:
+                self.put_header(procedure_id, header._replace(queued=True))
+            self.update_pending(procedure_id, now, parked=reason, reread=True)
 
     # --- bookkeeping of the sync engine -------------------------------------------------------------------
 
