@@ -18,8 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import orjson
-
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.attachments import s3_or_none
 from plexus_tactus_cache.client import URL_VARIABLE, GraphQLClient, PlexusClient
@@ -32,12 +30,13 @@ from plexus_tactus_cache.errors import (
     ProcedureNotFound,
     RemoteUnavailable,
 )
-from plexus_tactus_cache.failures import Failure, FailureClass, RequestFailed
+from plexus_tactus_cache.failures import RequestFailed
 from plexus_tactus_cache.journal import ConflictRecord, conflict_of, restore
+from plexus_tactus_cache.loading import introduce
 from plexus_tactus_cache.outgoing import Projection
-from plexus_tactus_cache.reconcile import Remote, Side
+from plexus_tactus_cache.reconcile import Side
 from plexus_tactus_cache.records import Changes
-from plexus_tactus_cache.remote import CREATION_FIELDS, Procedures
+from plexus_tactus_cache.remote import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store import Header, LocalStore, Pending
 from plexus_tactus_cache.sync import SyncEngine
@@ -211,21 +210,7 @@ class ProcedureCache:
         for one that the record does not have, and for a value that is not JSON.
         """
         self.check_open()
-        record = {"accountId": account_id, "name": name}
-        for given, value in fields.items():
-            head, *words = given.split("_")
-            field = head + "".join(word.title() for word in words)
-            if field not in CREATION_FIELDS:
-                known = ", ".join(sorted(CREATION_FIELDS))
-                raise TypeError(f"a new procedure takes no field {given!r}; it takes account_id, name, {known}")
-            record[field] = value
-        missing = [key for key, value in record.items() if key in ("accountId", "name") and not value]
-        if missing:
-            raise TypeError(f"a new procedure needs {' and '.join(missing)}")
-        try:
-            orjson.dumps(record)
-        except TypeError as error:
-            raise TypeError(f"the fields of a new procedure have to be JSON: {error}") from error
+        record = creation_fields(account_id, name, fields)
         status = record.pop("status", None)
         waiting_on_message_id = record.pop("waitingOnMessageId", None)
         procedure_id = str(uuid.uuid4())
@@ -438,52 +423,11 @@ class ProcedureCache:
         Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.
         """
         self.check_open()
-        if self._store.creation(procedure_id) is not None:
-            return  # Plexus does not have it yet
-        while True:
-            problem = self._ask(procedure_id)
-            if problem is None or (self._store.header(procedure_id) is not None and not self._unusable(procedure_id)):
-                return
-            if self.settings.on_unreachable == "raise":
-                raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")
-            if self.settings.on_unreachable == "empty":
-                log.log(
-                    logging.INFO if self._client is None else logging.WARNING,
-                    "procedure %s is not stored here, and %s: it starts EMPTY; Plexus's is kept and reconciled later",
-                    procedure_id,
-                    problem,
-                )
-                return
+        if self._engine is not None:
+            self._bind()
+        while not introduce(procedure_id, self._store, self._engine, self.settings):
             time.sleep(min(self.settings.push_interval, 1.0))
             self.check_open()
-
-    def _unusable(self, procedure_id: str) -> bool:
-        """Whether all that is stored is the news that the record cannot be used."""
-        header = self._store.header(procedure_id)
-        return header is not None and header.version == 0
-
-    def _ask(self, procedure_id: str) -> str | None:
-        """Read the record and reconcile: None, or why Plexus's document is not known."""
-        if self._engine is None:
-            return "there is no client to ask Plexus with"
-        self._bind()
-        procedures, known = self._engine.procedures, self._engine.known([procedure_id])
-        answer: Remote | Failure | None
-        try:
-            answer = within(
-                self.settings.load_timeout,
-                lambda: procedures.get([procedure_id], known)[procedure_id],
-                "plexus-tactus-cache-load",
-            )
-        except TimeoutError:
-            return f"Plexus did not answer within {self.settings.load_timeout} s"
-        except RequestFailed as error:
-            answer = error.failure
-        if isinstance(answer, Failure):
-            where = "Plexus refused it" if answer.kind is FailureClass.REFUSED else "Plexus cannot be asked"
-            return f"{where} ({answer.kind.value}: {answer.message})"
-        self._engine.settle(procedure_id, answer, time.time())
-        return answer.envelope.problem if answer is not None else None
 
 
 def endpoint_of(client: GraphQLClient | None) -> str | None:

@@ -179,7 +179,7 @@ def classify_s3(error: BaseException, key: str) -> Failure:
     found = response.get("Error") if isinstance(response, Mapping) else None
     code = str(found.get("Code")) if isinstance(found, Mapping) else type(error).__name__
     if code in _S3_REFUSALS:
-        return Failure(FailureClass.REFUSED, f"S3, {key}: {_S3_REFUSALS[code]} ({code})", by_s3=True)
+        return Failure(FailureClass.REFUSED, f"{key}: {_S3_REFUSALS[code]} ({code})", by_s3=True)
     return Failure(FailureClass.UNAVAILABLE, f"S3 is out of reach ({code})")
 
 

@@ -178,6 +178,8 @@ class Outgoing:
             except RequestFailed as error:
                 size = sum(map(len, push.layout.uploads.values()))
                 message = f"{size:,} bytes of it have to go to S3: {error.failure.message}"
+                if error.failure.kind is FailureClass.REFUSED:
+                    message += "; mend that, or make the state smaller, then `plexus-tactus-cache retry`"
                 return dataclasses.replace(error.failure, message=message)
             self._note_uploads(procedure_id, {key: marks[key]})
         push.layout.uploads.clear()  # should the batch be sent again in parts

@@ -35,6 +35,30 @@ _CREATION_FIELDS = """attachedFiles category code createdByUserId description fe
 CREATION_FIELDS = frozenset(_CREATION_FIELDS.split())  # of a new record, but for the required and for our own
 
 
+def creation_fields(account_id: str, name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The input that creates a record, without id and metadata.
+
+    Names of `fields` are in Plexus's spelling or in Python's. Raises TypeError for what a new record does not have,
+    and for a value that is not JSON.
+    """
+    record: dict[str, Any] = {"accountId": account_id, "name": name}
+    missing = [field for field, value in record.items() if not value]
+    if missing:
+        raise TypeError(f"a new procedure needs {' and '.join(missing)}")
+    for given, value in fields.items():
+        head, *words = given.split("_")
+        field = head + "".join(word.title() for word in words)
+        if field not in CREATION_FIELDS:
+            known = ", ".join(sorted(CREATION_FIELDS))
+            raise TypeError(f"a new procedure takes no field {given!r}; it takes account_id, name, {known}")
+        record[field] = value
+    try:
+        orjson.dumps(record)
+    except TypeError as error:
+        raise TypeError(f"the fields of a new procedure have to be JSON: {error}") from error
+    return record
+
+
 @dataclass(frozen=True)
 class Update:
     """One procedure's part of a request: its new metadata, and the state of the record that it was made for.

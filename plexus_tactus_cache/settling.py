@@ -60,9 +60,7 @@ class Settler:
             token = None if base is None else base.updated_at
             header, base = self._landed(procedure_id, header, base, remote)
             if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
-                self._store.update_pending(
-                    procedure_id, now, reread=True
-                )  # a push of ours came in between
+                self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
                 return Settled()
             fork = pending.fork if pending is not None else None
             plan = reconcile(

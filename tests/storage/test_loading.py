@@ -285,14 +285,14 @@ def test_a_conflict_and_a_refusal_through_plexus_own_client(
     plexus: Simulator, open_cache: OpenCache, theirs: DashboardClient
 ) -> None:
     for procedure_id in ("p", "large", "other"):
-        plexus.put(procedure_id)
-    cache = open_cache(client=theirs, background=False)
+        plexus.put(procedure_id, code="c" * 150_000)
+    cache = open_cache(client=theirs, background=False, attachments="never")
     for procedure_id in ("p", "large", "other"):
         cache.storage(procedure_id).state_set(procedure_id, "k", 1)
     assert cache.flush(10)
     plexus.put("p", metadata={"state": {"k": 1, "theirs": 1}, "runtime": "lua"})
     cache.storage("p").state_set("p", "mine", 2)
-    cache.storage("large").state_set("large", "k", "x" * 420_000)
+    cache.storage("large").state_set("large", "k", "x" * 300_000)
     cache.storage("other").state_set("other", "k", 2)
     assert not cache.flush(10)
     assert remote_state(plexus, "p") == {"k": 1, "theirs": 1, "mine": 2}
@@ -352,3 +352,11 @@ def test_the_timeout_of_flush_and_sync_holds_with_a_client_that_blocks(
     thread.start()
     thread.join(3)
     assert not thread.is_alive()
+
+
+def test_an_empty_document_that_was_read_before_is_known(plexus: Simulator, open_cache: OpenCache) -> None:
+    plexus.put("p")
+    with open_cache("known", on_unreachable="raise") as cache:
+        cache.storage("p").load_procedure_metadata("p")
+        plexus.fail("refuse")
+        assert cache.storage("p").load_procedure_metadata("p").state == {}
