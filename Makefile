@@ -54,6 +54,7 @@ demo: setup ## a real Tactus procedure survives an outage and a kill -9
 
 bench: setup ## what a checkpoint costs, as ratios within one run
 	@$(BIN)/python -m tools.bench
+	@$(BIN)/python -m tools.traffic
 
 clean: ## remove what the other targets made
 	@rm -rf $(VENV) $(VENV_GQL3) build .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
