@@ -1,4 +1,4 @@
-"""Part of `make bench`: what one more checkpoint sends, to Plexus (the simulator, over HTTP) and to S3 (only counted)."""
+"""Part of `make bench`: what one more checkpoint sends, to Plexus (the simulator) and to S3 (only counted)."""
 
 from __future__ import annotations
 
