@@ -35,6 +35,7 @@ from plexus_tactus_cache.journal import open_fork, record_of
 from plexus_tactus_cache.layout import Attachment, Layout, TooLarge, lay_out
 from plexus_tactus_cache.merge import difference, merged
 from plexus_tactus_cache.reconcile import (
+    FORK,
     TWO_WAYS,
     Action,
     Base,
@@ -258,7 +259,8 @@ class SyncEngine:
                 if not self._carry_out(procedure_id, plan, header, local, remote.document, now, done):
                     return False
             pending = self._store.pending(procedure_id) or Pending(since=now)
-            self._store.put_pending(procedure_id, pending._replace(reread=False, doubtful_since=None))
+            parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
+            self._store.put_pending(procedure_id, pending._replace(parked=parked, reread=False, doubtful_since=None))
             return True
 
     def _set_aside(
