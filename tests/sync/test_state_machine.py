@@ -44,6 +44,7 @@ from plexus_tactus_cache import (
     PlexusClient,
     PlexusStorageAdapter,
     ProcedureCache,
+    ProcedureMetadata,
     ProcedureNotFound,
     RemoteUnavailable,
     RunSuperseded,
@@ -125,6 +126,7 @@ class Machine:
 
     directory: Path
     client: Client
+    on_fork: str
     store: LocalStore = field(init=False)
     cache: ProcedureCache = field(init=False)
 
@@ -133,9 +135,13 @@ class Machine:
         self.start()
 
     def start(self) -> None:
-        self.cache = ProcedureCache(self.client, self.directory, fast(durability="normal"), background=False)
+        self.cache = self.another_cache(self.client)
         self.adapters: dict[str, PlexusStorageAdapter] = {}
         self.runs: dict[str, Run] = {}
+
+    def another_cache(self, client: Client | None) -> ProcedureCache:
+        chosen = fast(durability="normal", on_fork=self.on_fork)
+        return ProcedureCache(client, self.directory, chosen, background=False)
 
     def storage(self, pid: str) -> PlexusStorageAdapter:
         if pid not in self.adapters:
@@ -183,11 +189,11 @@ class Machines(RuleBasedStateMachine):
         self.reports: list[SyncReport] = []
         self.keep: Any = "local"
 
-    @initialize(keep=sides)
-    def begin(self, keep: Any) -> None:
+    @initialize(keep=sides, on_fork=st.sampled_from(["park", "park", "local", "remote"]))
+    def begin(self, keep: Any, on_fork: str) -> None:
         self.keep = keep
         self.plexus.put("p", status="PENDING", metadata={"runtime": "lua"})
-        self.machines = [Machine(self.place / str(number), Client(self.plexus)) for number in range(STORES)]
+        self.machines = [Machine(self.place / str(number), Client(self.plexus), on_fork) for number in range(STORES)]
 
     def teardown(self) -> None:
         try:
@@ -390,6 +396,22 @@ class Machines(RuleBasedStateMachine):
             assert machine.storage(pid).checkpoint_get(pid, given) == new
             assert new in held_by(machine.document(pid))
 
+    @rule(number=numbers, name=known, log=st.booleans())
+    def replace_document(self, number: int, name: str, log: bool) -> None:
+        """An object that the worker built itself, as a clone is, takes the place of the whole document."""
+        machine = self.machines[number]
+        if (pid := self.pid(name, machine)) is not None:
+            machine.storage(pid).state_get(pid, "a")
+            over, new, result = held_by(machine.document(pid)), self.new(), self.new()
+            at = EPOCH + dt.timedelta(seconds=self.count)
+            entry = CheckpointEntry(position=0, type="step", result=result, timestamp=at, run_id="clone")
+            built = ProcedureMetadata(procedure_id=pid, state={"a": new}, execution_log=[entry] if log else [])
+            machine.storage(pid).save_procedure_metadata(pid, built)
+            wanted = {new, result} if log else {new}
+            assert held_by(machine.document(pid)) == wanted
+            self.wrote(wanted, over)
+            machine.runs[pid] = Run(built)
+
     @rule(number=numbers, name=known, where=st.integers(0, 3))
     def clear(self, number: int, name: str, where: int) -> None:
         """The whole log, or an entry and all after it."""
@@ -461,8 +483,7 @@ class Machines(RuleBasedStateMachine):
             self.other_process(machine, pid, key, what, offline)
 
     def other_process(self, machine: Machine, pid: str, key: str, what: str, offline: bool) -> None:
-        client = None if offline else Client(self.plexus)
-        twin = ProcedureCache(client, machine.directory, fast(durability="normal"), background=False)
+        twin = machine.another_cache(None if offline else Client(self.plexus))
         mine = machine.cache, machine.adapters, machine.runs
         machine.cache, machine.adapters, machine.runs = twin, {}, {}
         try:
@@ -605,7 +626,11 @@ class Machines(RuleBasedStateMachine):
         key=keys,
         how=st.sampled_from(["sync", "sync", "pull", "load"]),
         happening=st.sampled_from(
-            ["foreign key", "foreign state", "reset", "scanner", "set", "append", "load", "process", "other", "clear"]
+            [
+                *("foreign key", "foreign state", "reset", "scanner", "other"),
+                *("set", "append", "clear", "load", "process"),
+                *("foreign state, then a process", "reset, then a process"),
+            ]
         ),
     )
     def meanwhile(self, number: int, name: str, kind: str, after: bool, key: str, how: str, happening: str) -> None:
@@ -626,6 +651,8 @@ class Machines(RuleBasedStateMachine):
             "process": lambda: self.other_process(machine, pid, key, "both", offline=False),
             "other": lambda: self.reports.append(self.machines[(number + 1) % STORES].cache.sync(20)),
         }
+        happen["foreign state, then a process"] = lambda: (happen["foreign state"](), happen["process"]())
+        happen["reset, then a process"] = lambda: (happen["reset"](), happen["process"]())
         client = machine.client
         (client.after if after else client.before)[kind] = happen[happening]
         self.exchange(number, how)
