@@ -242,6 +242,8 @@ class Documents:
                 live = self._in_step(procedure_id)
                 change(live)
                 delta = live.delta()
+                if self._header(procedure_id).version != live.version:  # unsaved changes kept it from catching up
+                    self._note_overridden(procedure_id, live, self._read(procedure_id, log=False)[1], delta)
                 header = self._store.write(procedure_id, delta.changes, time.time())
             live.acknowledge(delta, header)
         self._wake()

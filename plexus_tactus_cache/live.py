@@ -115,7 +115,8 @@ class LiveDocument:
 
     def catch_up_but_log(self, header: Header, document: Document, kept: Delta) -> None:
         """As `catch_up`, for a run that was superseded: it has to find that out when it saves its log."""
-        self.version = header.version
+        if not (kept.changes.state or kept.changes.lua_state):  # else it shows something else than what is stored
+            self.version = header.version
         self.state = _catch_up(self.metadata.state, document.state, self.state, kept.changes.state)
         self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, kept.changes.lua_state)
         if kept.changes.extras is None and document.extras is not None:
@@ -315,18 +316,18 @@ def _compare(part: str, values: dict[Any, Any], marks: Marks) -> tuple[Marks, di
 
 
 def _catch_up(values: dict[Any, Any], stored: Part, marks: Marks, kept: dict[str, Encoded | None]) -> Marks:
-    """Bring `stored` into `values`, in place, except for the keys in `kept`: the marks of what is stored."""
+    """Bring `stored` into `values`, in place, except for the keys in `kept`: the marks of what `values` has seen."""
     texts = {mark.text: key for key, mark in marks.items()}
-    found: Marks = {}
+    found: Marks = {key: marks[key] for text, key in texts.items() if text in kept}
     for text, encoded in stored.items():
+        if text in kept:
+            continue  # whoever saves it has not seen what is stored: `overridden` must find that
         key = texts[text] if text in texts else key_value(text)
         digest = value_digest(encoded)
         mark = marks.get(key)
         if mark is None or mark.digest != digest:
-            mark = Mark(text, digest, None)
-            if text not in kept:
-                values[key] = decode(encoded)
-                mark = mark._replace(fingerprint=fingerprint(values[key]))
+            values[key] = decode(encoded)
+            mark = Mark(text, digest, fingerprint(values[key]))
         found[key] = mark
     for text, key in texts.items():
         if text not in stored and text not in kept:

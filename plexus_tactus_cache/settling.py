@@ -10,6 +10,7 @@ from typing import Literal
 from plexus_tactus_cache.journal import open_fork, record_of
 from plexus_tactus_cache.merge import difference, merged
 from plexus_tactus_cache.reconcile import (
+    FORK,
     TWO_WAYS,
     Action,
     Base,
@@ -90,7 +91,10 @@ class Settler:
             else:
                 settled = Settled(to_push=True)
             if settled.to_push:
-                self._store.update_pending(procedure_id, now, reread=False, doubtful_since=None)
+                pending = self._store.pending(procedure_id) or Pending(since=now)
+                parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
+                again = pending._replace(parked=parked, reread=False, doubtful_since=None)
+                self._store.put_pending(procedure_id, again)
             return settled
 
     def _set_aside(
