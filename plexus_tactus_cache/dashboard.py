@@ -1,10 +1,13 @@
 """The dashboard's view of an optimizer's state, as Plexus projects it (plexus-facts.md §6). Pure; never raises.
 
-Data that does not have the expected shape stays as it is where it is copied, and is passed over where it is judged.
+What is copied stays as it is, whatever it is. What is judged is passed over unless it has the expected shape:
+iterations and items that are not objects, a recurrence that is not an object, patterns that are not known names,
+counts that are not numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,76 +19,77 @@ _ITERATION = frozenset(_KEPT_OF_ITERATION.split())
 _PATTERNS = ("OSCILLATING", "PERSISTENT", "FLIP_FLOP", "LATE_EMERGING", "EMERGING")  # most notable first
 _MOST_ITEMS = 30
 _LAST_CYCLES = 5
+_MOST_SEEN = 1e15  # counts above are equal: no sum of two overflows, or loses a one
 
 
 def looks_like_optimizer(state: Mapping[str, Any]) -> bool:
-    """Whether a dashboard would show it as an optimizer's: a list of iterations that have fields of iterations."""
+    """Whether a record without a dashboard's view should get one.
+
+    Inferred: what an optimizer cannot do without is a list `iterations` with an object that has at least one of the
+    fields that the view keeps. The key alone proves nothing, other procedures may count something by that name.
+    """
     iterations = state.get("iterations")
     return isinstance(iterations, list) and any(isinstance(one, dict) and _ITERATION & one.keys() for one in iterations)
 
 
 def project(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state without what only the optimizer needs, and with its notable items."""
+    """The state without what only the optimizer needs, and with its notable items, where there are any.
+
+    Shares its values with `state`, which stays as it is.
+    """
     view = {key: value for key, value in state.items() if key not in _DROPPED}
-    if isinstance(view.get("iterations"), list):
-        view["iterations"] = [_reduced(one) for one in view["iterations"]]
-    recurrence = state.get("item_recurrence")
-    if recurrence is not None:
-        view["notable_item_recurrence"] = _notable(recurrence)
+    iterations = view.get("iterations")
+    if isinstance(iterations, list):
+        view["iterations"] = [_reduced(one) for one in iterations if isinstance(one, dict)]
+    notable = _notable(state.get("item_recurrence"))
+    if notable:
+        view["notable_item_recurrence"] = notable
     return view
 
 
-def _reduced(iteration: Any) -> Any:
-    if not isinstance(iteration, dict):
-        return iteration
+def _reduced(iteration: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in iteration.items() if key in _ITERATION}
 
 
-def _notable(recurrence: Any) -> Any:
-    """In the shape that `item_recurrence` has: by item, or a list of items."""
-    if isinstance(recurrence, dict):
-        return {key: _item(one) for key, one in _best(list(recurrence.items()))}
-    if isinstance(recurrence, list):
-        return [_item(one) for _, one in _best(list(enumerate(recurrence)))]
-    return {}
+def _notable(recurrence: Any) -> dict[str, Any]:
+    """The notable ones of `item_recurrence`, an object by item, most notable first; empty where there are none."""
+    if not isinstance(recurrence, dict):
+        return {}
+    found = [(key, item) for key, item in recurrence.items() if isinstance(item, dict) and _is_notable(item)]
+    found.sort(key=lambda pair: (_PATTERNS.index(_pattern(pair[1])), *_inactivity(pair[1]), str(pair[0])))
+    return {key: _shown(item) for key, item in found[:_MOST_ITEMS]}
 
 
-def _best(items: list[tuple[Any, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-    notable = [(key, one) for key, one in items if isinstance(one, dict) and _is_notable(one)]
-    notable.sort(key=lambda pair: (_PATTERNS.index(pair[1]["pattern"]), -_activity(pair[1])))
-    return notable[:_MOST_ITEMS]
+def _pattern(item: dict[str, Any]) -> Any:
+    """An item is emerging until the optimizer says otherwise."""
+    return item.get("pattern") or "EMERGING"
 
 
 def _is_notable(item: dict[str, Any]) -> bool:
-    pattern = item.get("pattern")
+    pattern = _pattern(item)
     if pattern != "EMERGING":
         return pattern in _PATTERNS
+    cycles = item.get("per_cycle")
     wrong, correct = _count(item, "wrong_count"), _count(item, "correct_count")
-    return _cycles(item) >= 2 or wrong >= 2 or (wrong >= 1 and correct >= 1)
-
-
-def _cycles(item: dict[str, Any]) -> int:
-    found = item.get("per_cycle")
-    return len(found) if isinstance(found, (list, dict)) else 0
+    return (isinstance(cycles, list) and len(cycles) >= 2) or wrong >= 2 or (wrong >= 1 and correct >= 1)
 
 
 def _count(item: dict[str, Any], name: str) -> float:
     found = item.get(name)
-    return found if isinstance(found, (int, float)) and found == found else 0
+    if not isinstance(found, (int, float)) or (isinstance(found, float) and math.isnan(found)):
+        return 0
+    return max(0, min(found, _MOST_SEEN))
 
 
-def _activity(item: dict[str, Any]) -> float:
-    """How often the item was seen, right or wrong."""
-    return _count(item, "wrong_count") + _count(item, "correct_count")
+def _inactivity(item: dict[str, Any]) -> tuple[float, float]:
+    """Least for the item seen most often, right or wrong; then for the one that was wrong more often."""
+    wrong, correct = _count(item, "wrong_count"), _count(item, "correct_count")
+    return -(wrong + correct), -wrong
 
 
-def _item(item: dict[str, Any]) -> dict[str, Any]:
-    shown = dict(item)
-    cycles = shown.get("per_cycle")
-    if isinstance(cycles, list):
-        shown["per_cycle"] = cycles[-_LAST_CYCLES:]
-    elif isinstance(cycles, dict):
-        shown["per_cycle"] = dict(list(cycles.items())[-_LAST_CYCLES:])
-    if shown.get("feedback_label") is None and "recent_label" in shown:
-        shown["feedback_label"] = shown["recent_label"]
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    cycles = item.get("per_cycle") or []
+    shown = {**item, "per_cycle": cycles[-_LAST_CYCLES:] if isinstance(cycles, list) else cycles}
+    if "recent_label" in item:
+        shown.setdefault("feedback_label", item["recent_label"])
     return shown
