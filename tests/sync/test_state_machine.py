@@ -53,8 +53,8 @@ from plexus_tactus_cache import (
 from plexus_tactus_cache.envelope import OWNED, entry_keys, parse
 from plexus_tactus_cache.reconcile import FORK, Digests, Remote
 from plexus_tactus_cache.records import Document, key_text
+from plexus_tactus_cache.settling import DOUBT_SECONDS
 from plexus_tactus_cache.store import LocalStore
-from plexus_tactus_cache.sync import DOUBT_SECONDS
 from tools.simulator import Simulator, writers
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "80"))
