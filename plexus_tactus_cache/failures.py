@@ -1,4 +1,4 @@
-"""Failure classes: what came back from Plexus, turned into what to do about it. The one place that decides.
+"""Failure classes: what came back from Plexus or S3, turned into what to do about it. The one place that decides.
 
 | class        | what came back                                              | what is done                         |
 |--------------|-------------------------------------------------------------|--------------------------------------|
@@ -6,8 +6,8 @@
 | throttled    | 429, a Throttling error inside a 200                        | wait as told, else back off harder   |
 | unauthorized | 401, 403, an Unauthorized error                             | pause, say so, give up leadership    |
 | conflict     | a failed condition                                          | read the record, reconcile           |
-| refused      | invalid, too large                                          | park this one, go on with the others |
-| unavailable  | no connection to S3, or an error of its own                 | retry with growing delay, for ever   |
+| refused      | invalid, too large; by S3: not there, denied, credentials   | park this one, go on with the others |
+| unavailable  | S3 is out of reach: no connection, timeout, 5xx, throttling | retry with growing delay, for ever   |
 | unknown      | anything else                                               | retry with growing delay, then park  |
 """
 
@@ -42,7 +42,7 @@ class Failure:
     message: str
     retry_after: float | None = None
     not_sent: bool = False  # certain that Plexus did not get to see it
-    by_s3: bool = False
+    by_s3: bool = False  # refused by S3, or for want of what it takes to ask it
 
 
 class RequestFailed(Exception):
@@ -155,32 +155,73 @@ def classify(error: BaseException, *, status: int | None = None, retry_after: fl
     return Failure(FailureClass.UNKNOWN, type(error).__name__)
 
 
+class NotS3(Exception):
+    """An answer without what every answer of S3 has: a proxy's, or a captive portal's."""
+
+
+# What a person has to mend, by S3's error code, by HTTP status where there is no code (HEAD), or by name of exception.
+_DENIED = "access denied: the credentials do not allow it, or the object is not there"
+_ELSEWHERE = "the bucket is in another AWS region"
+_INVALID = "the AWS credentials are not valid"
+_EXPIRED = "the AWS credentials have expired: renew them"
 _S3_REFUSALS = {
     "NoSuchKey": "the object is not there",
     "404": "the object is not there",
     "NoSuchBucket": "the bucket is not there: see the setting attachments_bucket",
-    "AccessDenied": "access denied: the credentials do not allow it, or the object is not there",
-    "403": "access denied: the credentials do not allow it, or the object is not there",
-    "InvalidAccessKeyId": "the credentials are not valid",
-    "SignatureDoesNotMatch": "the credentials are not valid",
-    "ExpiredToken": "the credentials have expired",
-    "InvalidToken": "the credentials are not valid",
+    "PermanentRedirect": _ELSEWHERE,
+    "301": _ELSEWHERE,
+    "AccessDenied": _DENIED,
+    "403": _DENIED,
+    "InvalidAccessKeyId": _INVALID,
+    "SignatureDoesNotMatch": _INVALID,
+    "InvalidToken": _INVALID,
+    "TokenRefreshRequired": _EXPIRED,
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
     "EntityTooLarge": "the object is too large",
     "NoCredentialsError": "S3 is not configured: there are no AWS credentials",
     "PartialCredentialsError": "S3 is not configured: the AWS credentials are incomplete",
-    "ParamValidationError": "the key or the bucket's name is not valid",
+    "ProfileNotFound": "S3 is not configured: there is no such AWS profile",
+    "ConfigParseError": "S3 is not configured: the AWS configuration file is not valid",
     "NoRegionError": "S3 is not configured: there is no AWS region",
+    "InvalidRegionError": "S3 is not configured: the AWS region is not valid",
+    "ValueError": "S3 is not configured: its endpoint is not a valid URL",
+    "SSOTokenLoadError": _EXPIRED,
+    "UnauthorizedSSOTokenError": _EXPIRED,
+    "TokenRetrievalError": _EXPIRED,
+    "ParamValidationError": "the key or the bucket's name is not valid",
 }
+# Codes of 4xx answers that mean "again, later", and those of single objects in an answer that is none.
+_PASSING = """InternalError ServiceUnavailable SlowDown RequestTimeout RequestTimeTooSkewed OperationAborted Throttling
+    ThrottlingException ThrottledException RequestThrottled RequestThrottledException TooManyRequestsException
+    RequestLimitExceeded BandwidthLimitExceeded"""
+_S3_PASSES = frozenset(_PASSING.split())
 
 
 def classify_s3(error: BaseException, key: str) -> Failure:
-    """The class of an exception of boto3's: what a person has to mend is refused, all else passes."""
+    """The class of an exception of boto3's, or of NotS3: what a person has to mend is refused, all else passes."""
     response = getattr(error, "response", None)
     found = response.get("Error") if isinstance(response, Mapping) else None
-    code = str(found.get("Code")) if isinstance(found, Mapping) else type(error).__name__
+    if isinstance(response, Mapping) and isinstance(found, Mapping):
+        status = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
+        return classify_s3_code(str(found.get("Code")), key, status=status)
+    code = type(error).__name__
+    if code in _S3_REFUSALS:
+        return classify_s3_code(code, key)
+    names = {one.__name__ for one in type(error).__mro__}  # boto3 is not imported for this
+    # boto3 follows a portal's redirects, looking for the bucket's region, until the stack ends
+    if isinstance(error, (NotS3, OSError, RecursionError)) or names & {"BotoCoreError", "ResponseParserError"}:
+        return Failure(FailureClass.UNAVAILABLE, f"S3 is out of reach ({code})")
+    return Failure(FailureClass.UNKNOWN, f"{key}: asking S3 failed: {code}")  # not S3's fault: ours, or boto3's
+
+
+def classify_s3_code(code: str, key: str, *, status: int | None = None) -> Failure:
+    """The class of an error code of S3's; `status` is the HTTP status of an answer that is an error as a whole."""
     if code in _S3_REFUSALS:
         return Failure(FailureClass.REFUSED, f"{key}: {_S3_REFUSALS[code]} ({code})", by_s3=True)
-    return Failure(FailureClass.UNAVAILABLE, f"S3 is out of reach ({code})")
+    if code in _S3_PASSES or (status is not None and (not 400 <= status < 500 or status in (408, 429))):
+        return Failure(FailureClass.UNAVAILABLE, f"S3 is out of reach ({code})")
+    return Failure(FailureClass.REFUSED, f"{key}: refused by S3 ({code})", by_s3=True)
 
 
 def _describe(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -11,49 +11,81 @@ from werkzeug.serving import BaseWSGIServer, make_server
 
 BUCKET = "reportblockdetails-test"
 
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
 
 class S3Server:
-    """An S3 server with one bucket. `down`, `deny` and `slow` last until `heal`."""
+    """An S3 server with one bucket. What it is told lasts until `heal`; what it does not answer itself, moto does."""
 
     def __init__(self) -> None:
-        self._app = DomainDispatcherApplication(create_backend_app)
-        self._status: str | None = None
-        self._slow: threading.Event | None = None
+        self._moto: Application = DomainDispatcherApplication(create_backend_app)
+        self._application: Application = self._moto
+        self._slow: tuple[threading.Event, float] | None = None
         self.requests: list[tuple[str, str, int]] = []  # method, path, bytes of the body
-        self._server: BaseWSGIServer = make_server("127.0.0.1", 0, self._serve, threaded=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._port = 0
+        self._listen()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def _listen(self) -> None:
+        self._server: BaseWSGIServer | None = make_server("127.0.0.1", self._port, self._serve, threaded=True)
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def _serve(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         size = int(environ.get("CONTENT_LENGTH") or 0)
         self.requests.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], size))
-        slow, status = self._slow, self._status
-        if slow is not None:
-            slow.wait(30)
-        if status is not None:
+        application = self._application
+        if self._slow is not None:
+            healed, seconds = self._slow
+            healed.wait(seconds)
+        if application is not self._moto:
             environ["wsgi.input"].read(size)
-            start_response(status, [("Content-Type", "application/xml")])
-            code = {"403": "AccessDenied", "503": "SlowDown"}[status[:3]]
-            return [f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()]
-        answer: Iterable[bytes] = self._app(environ, start_response)
-        return answer
+        return application(environ, start_response)
+
+    def answer(self, status: str, body: str, **headers: str) -> None:
+        """Answer every request with this; `status` is such as "503 Slow Down"."""
+
+        def application(_: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+            start_response(status, [("Content-Type", "application/xml"), *headers.items()])
+            return [body.encode()]
+
+        self._application = application
+
+    def fail(self, status: str, code: str) -> None:
+        """Answer every request with an error of S3's."""
+        self.answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>")
 
     def down(self) -> None:
-        self._status = "503 Slow Down"
+        self.fail("503 Slow Down", "SlowDown")
 
     def deny(self) -> None:
-        self._status = "403 Forbidden"
+        self.fail("403 Forbidden", "AccessDenied")
 
-    def slow(self) -> None:
-        """Answer nothing until `heal`."""
-        self._slow = threading.Event()
+    def slow(self, seconds: float = 30) -> None:
+        """Answer nothing for so long, or until `heal`."""
+        self._slow = threading.Event(), seconds
+
+    def cut(self) -> None:
+        """End the connection inside every body."""
+        self.answer("200 OK", "half", **{"Content-Length": "100", "ETag": '"e"'})
+
+    def refuse(self) -> None:
+        """Accept no connection."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
 
     def heal(self) -> None:
-        self._status = None
+        self._application = self._moto
         if self._slow is not None:
-            self._slow.set()
+            self._slow[0].set()
             self._slow = None
+        if self._server is None:
+            self._listen()
 
     def uploaded(self) -> int:
         """Bytes of objects that were written."""
@@ -61,8 +93,7 @@ class S3Server:
 
     def close(self) -> None:
         self.heal()
-        self._server.shutdown()
-        self._server.server_close()
+        self.refuse()
 
 
 class Bucket:
