@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from helpers import fast
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -746,6 +747,7 @@ class Machines(RuleBasedStateMachine):
         assert self.everything() == before
 
 
+@pytest.mark.timeout(900)  # a slow machine, or a large run
 def test_machines() -> None:
     run_state_machine_as_test(
         Machines,
