@@ -200,21 +200,25 @@ class Outgoing:
 
     def collect_garbage(self, now: float) -> None:
         """Delete objects in S3 that nothing has referred to for long, after reading again that nothing does."""
-        attachments = self._procedures.attachments
-        if attachments is None:
-            return
         for procedure_id, keys in self._store.garbage(now).items():
+            again: float | None = None
             try:
-                text = self._procedures.metadata(procedure_id)
-                attachments.delete(key for key in keys if key not in text)
+                self._delete(procedure_id, keys)
             except RequestFailed as error:
                 log.warning("superseded objects of procedure %s stay in S3 for now: %s", procedure_id, error)
-                with self._store.rows.transaction():
-                    self._store.drop_garbage(procedure_id, keys)
-                    self._store.put_garbage(procedure_id, keys, now + GARBAGE_RETRY)
-                return
+                again = now + GARBAGE_RETRY
             with self._store.rows.transaction():
                 self._store.drop_garbage(procedure_id, keys)
+                if again is not None:
+                    self._store.put_garbage(procedure_id, keys, again)
+
+    def _delete(self, procedure_id: str, keys: list[str]) -> None:
+        """Raises RequestFailed."""
+        attachments = self._procedures.attachments
+        if attachments is None:
+            raise RequestFailed(Failure(FailureClass.REFUSED, "there is no access to S3 here", by_s3=True))
+        text = self._procedures.metadata(procedure_id)
+        attachments.delete(key for key in keys if key not in text)
 
     def acknowledge(self, push: Push, updated_at: str, now: float) -> None:
         """Plexus has version `push.version`; what was written since stays dirty."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -473,3 +474,21 @@ def test_exact_values_inline_while_their_bookkeeping_is_in_s3(
         one.pull("p")
         assert one.storage("p").get_state("p") == {**live.state, "theirs": 1}
         assert one.storage("p").state_get("p", "exact") == exact
+
+
+@pytest.mark.parametrize("why", ["denied", "no access"])
+def test_what_cannot_be_deleted_is_tried_again_later_and_not_all_the_time(
+    plexus: Simulator, s3: S3Server, open_cache: OpenCache, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    plexus.put("p")
+    cache = open_cache(background=False, attachments="always", attachments_retention=1)
+    for value in range(2):
+        cache.storage("p").state_set("p", "k", value)
+        assert cache.flush(10)
+    if why == "denied":
+        s3.deny()
+    else:
+        cache.close()
+        monkeypatch.setattr("plexus_tactus_cache.cache.s3_or_none", lambda bucket, timeout: None)
+        cache = open_cache(background=False)
+    eventually(lambda: cache.sync(5) and (cache.status().next_attempt or 0) > time.time() + 1000)

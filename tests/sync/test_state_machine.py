@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from helpers import fast
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -67,10 +68,21 @@ TOKEN = re.compile(r"v\d+v")
 
 numbers = st.integers(0, STORES - 1)
 known = st.sampled_from(["p", "p", "p", "created"])
-keys = st.sampled_from(["a", "b", "c"])
-kinds = st.sampled_from(["query", "mutation"])
+keys = st.sampled_from(["a", "b"])
+kinds = st.sampled_from(["query", "mutation", "mutation"])
+ways = st.sampled_from(["sync", "sync", "sync", "pull", "load"])
 sides = st.sampled_from(["local", "remote"])
 faults = st.sampled_from(["drop_before", "drop_after", "status", "throttle_429", "throttle_200", "html"])
+
+
+WRITERS = [
+    *("reset", "reset all", "reset after", "reset after", "shipped adapter", "scanner"),
+    *("cancel", "start", "rename", "foreign key", "no foreign key"),
+]
+HAPPENINGS = [
+    *("foreign key", "foreign state", "reset", "scanner", "other", "set", "append", "clear", "load", "process"),
+    *("foreign state, then a process", "reset, then a process"),
+]
 
 
 def tokens(value: Any) -> set[str]:
@@ -221,12 +233,10 @@ class Machines(RuleBasedStateMachine):
         self.count += 1
         return f"v{self.count}v"
 
-    def pid(self, name: str, machine: Machine) -> str | None:
-        """The id of that procedure, where the machine may know of it."""
-        found = self.ids.get(name)
-        if found is not None and self.plexus.record(found) is None and machine is not self.machines[0]:
-            return None
-        return found
+    def pid(self, name: str, machine: Machine) -> str:
+        """The id of that procedure; while the machine cannot know of it yet, that of the other one."""
+        found = self.ids.get(name, "p")
+        return "p" if machine is not self.machines[0] and self.plexus.record(found) is None else found
 
     def record(self, name: str) -> Any:
         """The record in Plexus, if there is one."""
@@ -277,8 +287,8 @@ class Machines(RuleBasedStateMachine):
     @rule(number=numbers, name=known, key=keys)
     def state_set(self, number: int, name: str, key: str) -> None:
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            self.set_through(machine, machine.storage(pid), pid, key)
+        pid = self.pid(name, machine)
+        self.set_through(machine, machine.storage(pid), pid, key)
 
     def set_through(self, machine: Machine, storage: PlexusStorageAdapter, pid: str, key: str) -> None:
         storage.state_get(pid, key)  # so that a first touch is over
@@ -290,71 +300,64 @@ class Machines(RuleBasedStateMachine):
         assert after.pop(key_text(key)).plain == {"in": [new]}
         assert after == before, "another key changed too"
 
-    @rule(number=numbers, name=known, key=keys)
-    def state_delete(self, number: int, name: str, key: str) -> None:
+    @rule(number=numbers, name=known, key=keys, everything=st.booleans())
+    def state_delete(self, number: int, name: str, key: str, everything: bool) -> None:
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            machine.storage(pid).state_get(pid, key)
-            over = machine.document(pid).state.get(key_text(key))
-            machine.storage(pid).state_delete(pid, key)
-            self.wrote((), tokens(over))
-            assert key_text(key) not in machine.document(pid).state
-
-    @rule(number=numbers, name=known)
-    def state_clear(self, number: int, name: str) -> None:
-        machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            run = self.run_of(machine, pid, load=True)
-            over = tokens([value.plain for value in machine.document(pid).state.values()])
+        pid = self.pid(name, machine)
+        run = self.run_of(machine, pid, load=True)
+        state = machine.document(pid).state
+        if everything:
             machine.storage(pid).state_clear(pid)
-            self.wrote((), over | run.replaced)
+            self.wrote((), tokens([value.plain for value in state.values()]) | run.replaced)
             run.replaced, run.new = set(), set()
             assert machine.document(pid).state == {}
+        else:
+            machine.storage(pid).state_delete(pid, key)
+            self.wrote((), tokens(state.pop(key_text(key), None)))
+            assert machine.document(pid).state == state
 
     @rule(number=numbers, name=known, key=keys, lua=st.booleans(), load=st.booleans(), save=st.booleans())
     def change_in_place(self, number: int, name: str, key: str, lua: bool, load: bool, save: bool) -> None:
         """A nested value, in the object that the worker has; the save may come later."""
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            run, new = self.run_of(machine, pid, load), self.new()
-            part = run.live.lua_state if lua else run.live.state
-            run.replaced |= tokens(part.get(key))
-            if isinstance(part.get(key), dict):
-                part[key]["in"] = [new]
-            else:
-                part[key] = {"in": [new]}
-            if save:
-                self.acknowledge_in(run, machine, pid)
+        pid = self.pid(name, machine)
+        run, new = self.run_of(machine, pid, load), self.new()
+        part = run.live.lua_state if lua else run.live.state
+        run.replaced |= tokens(part.get(key))
+        if isinstance(part.get(key), dict):
+            part[key]["in"] = [new]
+        else:
+            part[key] = {"in": [new]}
+        if save:
+            self.acknowledge_in(run, machine, pid)
 
     def acknowledge_in(self, run: Run, machine: Machine, pid: str) -> None:
         """Save; what the object still holds of its new values is acknowledged then."""
         run.new |= tokens([run.live.state, run.live.lua_state]) - self.acknowledged
         self.save(machine, pid)
 
-    @rule(number=numbers, name=known, load=st.booleans())
-    def save_again(self, number: int, name: str, load: bool) -> None:
+    @rule(number=numbers, name=known, load=st.booleans(), where=st.sampled_from([None, None, None, 0, 1, 2]))
+    def checkpoint(self, number: int, name: str, load: bool, where: int | None) -> None:
+        """At the end of the log, or where a rerun is; or in place, as an answer that arrives."""
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            self.acknowledge_in(self.run_of(machine, pid, load), machine, pid)
+        pid = self.pid(name, machine)
+        run = self.run_of(machine, pid, load)
+        if where is not None and where < len(run.live.execution_log):
+            self.put_entry(machine, pid, run, where)
+        else:
+            self.append(machine, pid)
 
-    @rule(number=numbers, name=known, load=st.booleans(), kind=st.sampled_from(["step", "step", "hitl"]))
-    def checkpoint(self, number: int, name: str, load: bool, kind: str) -> None:
-        """At the end of the log, or where a rerun is."""
-        machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            self.append(machine, pid, load, kind)
-
-    def append(self, machine: Machine, pid: str, load: bool = False, kind: str = "step") -> None:
+    def append(self, machine: Machine, pid: str, load: bool = False) -> None:
         run = self.run_of(machine, pid, load)
         position = len(run.live.execution_log) if run.cursor is None else run.cursor
         if run.cursor is not None:
             run.cursor += 1
-        self.put_entry(machine, pid, run, min(position, len(run.live.execution_log)), kind)
+        self.put_entry(machine, pid, run, min(position, len(run.live.execution_log)))
 
-    def put_entry(self, machine: Machine, pid: str, run: Run, position: int, kind: str = "step") -> None:
+    def put_entry(self, machine: Machine, pid: str, run: Run, position: int) -> None:
         new, log = self.new(), run.live.execution_log
         at = EPOCH + dt.timedelta(seconds=self.count)
-        entry = CheckpointEntry(position=position, type=kind, result={"r": new}, timestamp=at, run_id=run.run_id)
+        entry = CheckpointEntry(position=position, type="step", result={"r": new}, timestamp=at, run_id=run.run_id)
         run.new.add(new)
         if position < len(log):
             run.replaced |= tokens(log[position])
@@ -364,77 +367,68 @@ class Machines(RuleBasedStateMachine):
         run.live.replay_index = max(position + 1, run.live.replay_index if run.cursor is None else 0)
         self.acknowledge_in(run, machine, pid)
 
-    @rule(number=numbers, name=known, load=st.booleans(), where=st.integers(0, 3))
-    def replace_entry(self, number: int, name: str, load: bool, where: int) -> None:
-        """An answer that arrived."""
-        machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            run = self.run_of(machine, pid, load)
-            if where < len(run.live.execution_log):
-                self.put_entry(machine, pid, run, where)
-
     @rule(number=numbers, name=known)
     def begin_rerun(self, number: int, name: str) -> None:
         """A new run, whose entries replace the old ones from position 0 on."""
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            run = self.run_of(machine, pid, load=True)
-            run.run_id, run.cursor = f"run {self.count}", 0
-            run.live.replay_index = 0
-            self.put_entry(machine, pid, run, 0)
-            run.cursor = 1 if machine.runs.get(pid) is run else None
+        pid = self.pid(name, machine)
+        run = self.run_of(machine, pid, load=True)
+        run.run_id, run.cursor = f"run {self.count}", 0
+        run.live.replay_index = 0
+        self.put_entry(machine, pid, run, 0)
+        run.cursor = 1 if machine.runs.get(pid) is run else None
 
     @rule(number=numbers, name=known, given=st.sampled_from(["n", "m"]))
     def named_checkpoint(self, number: int, name: str, given: str) -> None:
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            run, new = self.run_of(machine, pid, load=True), self.new()
-            over = {token for one in machine.document(pid).log if one.name == given for token in tokens(one.result)}
-            machine.storage(pid).checkpoint_save(pid, given, new)
-            self.wrote({new} | (run.new & held_by(machine.document(pid))), over | run.replaced)
-            run.replaced, run.new = set(), set()
-            assert machine.storage(pid).checkpoint_get(pid, given) == new
-            assert new in held_by(machine.document(pid))
+        pid = self.pid(name, machine)
+        run, new = self.run_of(machine, pid, load=True), self.new()
+        over = {token for one in machine.document(pid).log if one.name == given for token in tokens(one.result)}
+        machine.storage(pid).checkpoint_save(pid, given, new)
+        self.wrote({new} | (run.new & held_by(machine.document(pid))), over | run.replaced)
+        run.replaced, run.new = set(), set()
+        assert machine.storage(pid).checkpoint_get(pid, given) == new
+        assert new in held_by(machine.document(pid))
 
     @rule(number=numbers, name=known, log=st.booleans())
     def replace_document(self, number: int, name: str, log: bool) -> None:
         """An object that the worker built itself, as a clone is, takes the place of the whole document."""
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            machine.storage(pid).state_get(pid, "a")
-            over, new, result = held_by(machine.document(pid)), self.new(), self.new()
-            at = EPOCH + dt.timedelta(seconds=self.count)
-            entry = CheckpointEntry(position=0, type="step", result=result, timestamp=at, run_id="clone")
-            built = ProcedureMetadata(procedure_id=pid, state={"a": new}, execution_log=[entry] if log else [])
-            machine.storage(pid).save_procedure_metadata(pid, built)
-            wanted = {new, result} if log else {new}
-            assert held_by(machine.document(pid)) == wanted
-            self.wrote(wanted, over)
-            machine.runs[pid] = Run(built)
+        pid = self.pid(name, machine)
+        machine.storage(pid).state_get(pid, "a")
+        over, new, result = held_by(machine.document(pid)), self.new(), self.new()
+        at = EPOCH + dt.timedelta(seconds=self.count)
+        entry = CheckpointEntry(position=0, type="step", result=result, timestamp=at, run_id="clone")
+        built = ProcedureMetadata(procedure_id=pid, state={"a": new}, execution_log=[entry] if log else [])
+        machine.storage(pid).save_procedure_metadata(pid, built)
+        wanted = {new, result} if log else {new}
+        assert held_by(machine.document(pid)) == wanted
+        self.wrote(wanted, over)
+        machine.runs[pid] = Run(built)
 
     @rule(number=numbers, name=known, where=st.integers(0, 3))
     def clear(self, number: int, name: str, where: int) -> None:
         """The whole log, or an entry and all after it."""
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            run = self.run_of(machine, pid, load=True)
-            log = machine.document(pid).log
-            if where >= len(log):
-                return
-            if where:
-                machine.storage(pid).checkpoint_clear_after(pid, entry_keys(log)[where])
-            else:
-                machine.storage(pid).checkpoint_clear_all(pid)
-            assert machine.document(pid).log == log[:where]
-            self.wrote((), tokens([entry.result for entry in log[where:]]) | run.replaced)
-            run.replaced, run.new, run.cursor = set(), set(), None
+        pid = self.pid(name, machine)
+        run = self.run_of(machine, pid, load=True)
+        log = machine.document(pid).log
+        if where >= len(log):
+            return
+        if where:
+            machine.storage(pid).checkpoint_clear_after(pid, entry_keys(log)[where])
+        else:
+            machine.storage(pid).checkpoint_clear_all(pid)
+        assert machine.document(pid).log == log[:where]
+        self.wrote((), tokens([entry.result for entry in log[where:]]) | run.replaced)
+        run.replaced, run.new, run.cursor = set(), set(), None
 
     @rule(number=numbers, name=known, status=st.sampled_from(["RUNNING", "WAITING_FOR_HUMAN", "COMPLETE", "FAILED"]))
     def set_status(self, number: int, name: str, status: str) -> None:
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            message = self.new() if status == "WAITING_FOR_HUMAN" else None
-            machine.storage(pid).update_procedure_status(pid, status, message)
+        pid = self.pid(name, machine)
+        message = self.new() if status == "WAITING_FOR_HUMAN" else None
+        machine.storage(pid).update_procedure_status(pid, status, message)
 
     # --- machines -----------------------------------------------------------------------------------------
 
@@ -454,33 +448,28 @@ class Machines(RuleBasedStateMachine):
     def pull(self, number: int, name: str, later: float) -> None:
         self.ahead += later
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            machine.cache.pull(pid)
+        pid = self.pid(name, machine)
+        machine.cache.pull(pid)
 
-    @rule(number=numbers, name=known)
-    def retry(self, number: int, name: str) -> None:
+    @rule(number=numbers, name=known, what=st.sampled_from(["fresh adapter", "fresh adapter", "restart", "retry"]))
+    def begin_again(self, number: int, name: str, what: str) -> None:
+        """The first load of a fresh adapter asks Plexus."""
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None and machine.store.header(pid) is not None:
-            machine.cache.retry(pid)
-
-    @rule(number=numbers, name=known)
-    def fresh_adapter(self, number: int, name: str) -> None:
-        """Its first load asks Plexus."""
-        machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
+        pid = self.pid(name, machine)
+        if what == "fresh adapter":
             machine.adapters[pid] = machine.cache.storage(pid)
             self.run_of(machine, pid, load=True)
-
-    @rule(number=numbers)
-    def restart(self, number: int) -> None:
-        self.machines[number].cache.close(timeout=0)
-        self.machines[number].start()
+        elif what == "restart":
+            machine.cache.close(timeout=0)
+            machine.start()
+        elif machine.store.header(pid) is not None:
+            machine.cache.retry(pid)
 
     @rule(number=numbers, name=known, key=keys, what=st.sampled_from(["state", "log", "both"]), offline=st.booleans())
     def another_process(self, number: int, name: str, key: str, what: str, offline: bool) -> None:
         machine = self.machines[number]
-        if (pid := self.pid(name, machine)) is not None:
-            self.other_process(machine, pid, key, what, offline)
+        pid = self.pid(name, machine)
+        self.other_process(machine, pid, key, what, offline)
 
     def other_process(self, machine: Machine, pid: str, key: str, what: str, offline: bool) -> None:
         twin = machine.another_cache(None if offline else Client(self.plexus))
@@ -495,19 +484,23 @@ class Machines(RuleBasedStateMachine):
             twin.close(timeout=0)
             machine.cache, machine.adapters, machine.runs = mine
 
-    @rule(number=numbers, keep=sides, resolved=st.booleans(), data=st.data())
-    def resolve(self, number: int, keep: Any, resolved: bool, data: st.DataObject) -> None:
-        machine = self.machines[number]
-        conflicts = machine.cache.conflicts(resolved=resolved)
-        if conflicts:
-            conflict = data.draw(st.sampled_from(conflicts))
-            before = held_by(machine.document(conflict.procedure_id)) | machine.journal()
-            with contextlib.suppress(ConflictOutdated):  # it stays in the journal
-                machine.cache.resolve(conflict.id, keep)
-                stored = held_by(machine.document(conflict.procedure_id))
-                restored = tokens(conflict.local if keep == "local" else conflict.remote) & stored
-                self.superseded -= restored  # somebody wants it back
-            assert before <= held_by(machine.document(conflict.procedure_id)) | machine.journal()
+    @precondition(lambda self: any(machine.cache.conflicts() for machine in self.machines))
+    @rule(keep=sides, resolved=st.booleans(), first=st.sampled_from([None, "set", "append"]), data=st.data())
+    def resolve(self, keep: Any, resolved: bool, first: str | None, data: st.DataObject) -> None:
+        machine = data.draw(st.sampled_from([one for one in self.machines if one.cache.conflicts()]))
+        conflicts = machine.cache.conflicts(resolved=resolved) or machine.cache.conflicts()
+        conflict = data.draw(st.sampled_from(conflicts))
+        pid = conflict.procedure_id
+        if first == "set" and conflict.part == "state":
+            self.set_through(machine, machine.storage(pid), pid, conflict.key)
+        elif first is not None:
+            self.append(machine, pid, load=True)
+        before = held_by(machine.document(pid)) | machine.journal()
+        with contextlib.suppress(ConflictOutdated):  # it stays in the journal
+            machine.cache.resolve(conflict.id, keep)
+            restored = tokens(conflict.local if keep == "local" else conflict.remote)
+            self.superseded -= restored & held_by(machine.document(pid))  # somebody wants it back
+        assert before <= held_by(machine.document(pid)) | machine.journal()
 
     # --- other writers ------------------------------------------------------------------------------------
 
@@ -528,44 +521,41 @@ class Machines(RuleBasedStateMachine):
     def metadata(self, pid: str) -> dict[str, Any]:
         return dict((self.plexus.record(pid) or {}).get("metadata") or {})
 
-    @rule(name=known, clear_state=st.booleans())
-    def reset(self, name: str, clear_state: bool) -> None:
-        self.elsewhere(name, lambda pid: writers.reset(self.plexus, pid, clear_state=clear_state))
+    @rule(name=known, key=keys, part=st.sampled_from(["state", "state", "lua_state"]), delete=st.booleans())
+    def foreign_state(self, name: str, key: str, part: str, delete: bool) -> None:
+        self.elsewhere(name, lambda pid: self.write_foreign_state(pid, key, part, delete))
 
-    @rule(name=known, data=st.data())
-    def reset_after(self, name: str, data: st.DataObject) -> None:
-        record = self.record(name)
-        checkpoints = sorted(record["metadata"].get("checkpoints") or {}) if record else []
+    @rule(name=known, who=st.sampled_from(WRITERS), data=st.data())
+    def another_writer(self, name: str, who: str, data: st.DataObject) -> None:
+        if self.record(name) is None:
+            return
+        happen: dict[str, Callable[[str], Any]] = {
+            "reset": lambda pid: writers.reset(self.plexus, pid),
+            "reset all": lambda pid: writers.reset(self.plexus, pid, clear_state=True),
+            "reset after": lambda pid: self.reset_after(pid, data),
+            "shipped adapter": lambda pid: writers.shipped_adapter_save(self.plexus, pid),
+            "scanner": self.mark_stalled,
+            "cancel": lambda pid: self.plexus.put(pid, status="CANCELLED"),
+            "start": lambda pid: self.plexus.put(pid, status="RUNNING"),
+            "rename": lambda pid: self.rename(name, pid),
+            "foreign key": lambda pid: self.write_foreign_key(name, "x", delete=False),
+            "no foreign key": lambda pid: self.write_foreign_key(name, "x", delete=True),
+        }
+        self.elsewhere(name, happen[who])
+
+    def reset_after(self, pid: str, data: st.DataObject) -> None:
+        checkpoints = sorted(self.metadata(pid).get("checkpoints") or {})
         if checkpoints:
-            at = data.draw(st.sampled_from(checkpoints))
-            self.elsewhere(name, lambda pid: writers.reset_after(self.plexus, pid, at))
+            writers.reset_after(self.plexus, pid, data.draw(st.sampled_from(checkpoints)))
 
-    @rule(name=known)
-    def shipped_adapter(self, name: str) -> None:
-        self.elsewhere(name, lambda pid: writers.shipped_adapter_save(self.plexus, pid))
-
-    @rule(name=known)
-    def scanner(self, name: str) -> None:
-        self.elsewhere(name, self.mark_stalled)
+    def rename(self, name: str, pid: str) -> None:
+        self.names[name] = self.new()
+        self.plexus.put(pid, name=self.names[name])
 
     def mark_stalled(self, pid: str) -> None:
         record = writers.mark_stalled(self.plexus, pid)
         name = next(name for name, known_id in self.ids.items() if known_id == pid)
         self.foreign[name]["last_failure"] = record["metadata"]["last_failure"]
-
-    @rule(name=known, status=st.sampled_from(["CANCELLED", "RUNNING"]))
-    def status_elsewhere(self, name: str, status: str) -> None:
-        self.elsewhere(name, lambda pid: self.plexus.put(pid, status=status))
-
-    @rule(name=known)
-    def rename(self, name: str) -> None:
-        if self.record(name) is not None:
-            self.names[name] = self.new()
-            self.plexus.put(self.ids[name], name=self.names[name])
-
-    @rule(name=known, key=st.sampled_from(["x", "y"]), delete=st.booleans())
-    def foreign_key(self, name: str, key: str, delete: bool) -> None:
-        self.write_foreign_key(name, key, delete)
 
     def write_foreign_key(self, name: str, key: str, delete: bool) -> None:
         if self.record(name) is not None:
@@ -577,10 +567,6 @@ class Machines(RuleBasedStateMachine):
             self.count += 1
             self.plexus.put(self.ids[name], metadata=metadata)
 
-    @rule(name=known, key=keys, part=st.sampled_from(["state", "lua_state"]), delete=st.booleans())
-    def foreign_state(self, name: str, key: str, part: str, delete: bool) -> None:
-        self.elsewhere(name, lambda pid: self.write_foreign_state(pid, key, part, delete))
-
     def write_foreign_state(self, pid: str, key: str, part: str, delete: bool) -> None:
         metadata = self.metadata(pid)
         values = dict(metadata.get(part) or {})
@@ -591,12 +577,14 @@ class Machines(RuleBasedStateMachine):
 
     # --- failures -----------------------------------------------------------------------------------------
 
-    @rule(number=numbers, fault=faults, only=kinds, how=st.sampled_from(["sync", "sync", "pull", "load"]))
-    def meet_a_failure(self, number: int, fault: str, only: Any, how: str) -> None:
+    @rule(number=numbers, key=keys, fault=faults, only=kinds, how=ways)
+    def meet_a_failure(self, number: int, key: str, fault: str, only: Any, how: str) -> None:
+        machine = self.machines[number]
+        self.set_through(machine, machine.storage("p"), "p", key)
         self.plexus.fail(fault, times=1, only=only)
         self.exchange(number, how)
 
-    @rule(number=numbers, how=st.sampled_from(["sync", "pull", "load"]))
+    @rule(number=numbers, how=ways)
     def read_what_was_before(self, number: int, how: str) -> None:
         """One read is stale."""
         machine = self.machines[number]
@@ -618,27 +606,13 @@ class Machines(RuleBasedStateMachine):
         finally:
             self.plexus.heal()
 
-    @rule(
-        number=numbers,
-        name=known,
-        kind=st.sampled_from(["mutation", "mutation", "query"]),
-        after=st.booleans(),
-        key=keys,
-        how=st.sampled_from(["sync", "sync", "pull", "load"]),
-        happening=st.sampled_from(
-            [
-                *("foreign key", "foreign state", "reset", "scanner", "other"),
-                *("set", "append", "clear", "load", "process"),
-                *("foreign state, then a process", "reset, then a process"),
-            ]
-        ),
-    )
-    def meanwhile(self, number: int, name: str, kind: str, after: bool, key: str, how: str, happening: str) -> None:
+    @rule(number=numbers, key=keys, only=kinds, after=st.booleans(), how=ways, what=st.sampled_from(HAPPENINGS))
+    def meanwhile(self, number: int, key: str, only: str, after: bool, how: str, what: str) -> None:
         """Something happens between a read and a write, or between a write and its answer."""
-        machine = self.machines[number]
-        pid = self.pid(name, machine)
-        if pid is None or (how == "load" and happening in ("set", "append", "load", "clear")):  # that lock is held
-            return
+        machine, name, pid = self.machines[number], "p", "p"
+        if how == "load" and what in ("set", "append", "clear", "load"):
+            return  # that document's lock is held
+        self.append(machine, pid)
         happen: dict[str, Callable[[], Any]] = {
             "foreign key": lambda: self.write_foreign_key(name, key, delete=False),
             "foreign state": lambda: self.foreign_state_now(name, key),
@@ -654,7 +628,7 @@ class Machines(RuleBasedStateMachine):
         happen["foreign state, then a process"] = lambda: (happen["foreign state"](), happen["process"]())
         happen["reset, then a process"] = lambda: (happen["reset"](), happen["process"]())
         client = machine.client
-        (client.after if after else client.before)[kind] = happen[happening]
+        (client.after if after else client.before)[only] = happen[what]
         self.exchange(number, how)
         client.before, client.after = {}, {}
 
@@ -724,7 +698,8 @@ class Machines(RuleBasedStateMachine):
             if conflict.kept is None:
                 machine.cache.resolve(conflict.id, self.keep)
         for name in self.ids:
-            if (pid := self.pid(name, machine)) is not None and self.plexus.record(pid) is not None:
+            pid = self.pid(name, machine)
+            if self.plexus.record(pid) is not None:
                 machine.cache.pull(pid)
         self.reports.append(machine.cache.sync(20))
 
@@ -772,6 +747,7 @@ class Machines(RuleBasedStateMachine):
         assert self.everything() == before
 
 
+@pytest.mark.timeout(900)  # a slow machine, or a large run
 def test_machines() -> None:
     run_state_machine_as_test(
         Machines,
