@@ -63,7 +63,6 @@ class S3Attachments:
     def __init__(self, bucket: str, timeout: float) -> None:
         if importlib.util.find_spec("boto3") is None:  # importing it takes long, so that waits for the first call
             raise ImportError("attachments in S3 need boto3: pip install 'plexus-tactus-cache[s3]'")
-        keep_requests_out_of_the_log()
         self._bucket = bucket
         self._timeout = timeout
         self._made: tuple[int, Any] | None = None
@@ -87,6 +86,7 @@ class S3Attachments:
             import boto3
             from botocore.config import Config
 
+            keep_requests_out_of_the_log()  # not before: who does not use S3 keeps the log that they asked for
             config = Config(
                 connect_timeout=self._timeout,
                 read_timeout=self._timeout,
