@@ -2,8 +2,7 @@
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.client import PlexusClient
-from plexus_tactus_cache.document import (
+from plexus_tactus_cache.document.models import (
     CacheStatus,
     CheckpointEntry,
     Conflict,
@@ -30,6 +29,7 @@ from plexus_tactus_cache.errors import (
     StoreReadOnly,
     ValueNotSerializable,
 )
+from plexus_tactus_cache.remote.client import PlexusClient
 from plexus_tactus_cache.settings import CacheSettings
 
 __all__ = [

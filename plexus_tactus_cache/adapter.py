@@ -7,18 +7,18 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from plexus_tactus_cache.codec import encode
-from plexus_tactus_cache.document import NamedCheckpoint, ProcedureMetadata, is_builtin
-from plexus_tactus_cache.documents import MemoryDocuments
+from plexus_tactus_cache.document.codec import encode
+from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.errors import ValueNotSerializable
-from plexus_tactus_cache.traces import Traces
+from plexus_tactus_cache.store.documents import MemoryDocuments
+from plexus_tactus_cache.store.traces import Traces
 
 if TYPE_CHECKING:
     from plexus_tactus_cache.cache import ProcedureCache
-    from plexus_tactus_cache.client import GraphQLClient
-    from plexus_tactus_cache.documents import Documents
-    from plexus_tactus_cache.live import LiveDocument
+    from plexus_tactus_cache.remote.client import GraphQLClient
     from plexus_tactus_cache.settings import CacheSettings
+    from plexus_tactus_cache.store.documents import Documents
+    from plexus_tactus_cache.store.live_object import LiveDocument
 
 
 class PlexusStorageAdapter:

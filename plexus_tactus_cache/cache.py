@@ -19,10 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
-from plexus_tactus_cache.attachments import s3_or_none
-from plexus_tactus_cache.client import URL_VARIABLE, GraphQLClient, PlexusClient
-from plexus_tactus_cache.document import CacheStatus, Conflict, ProcedureStatus, SyncReport, is_builtin
-from plexus_tactus_cache.documents import Documents
+from plexus_tactus_cache.document.encoded import Changes
+from plexus_tactus_cache.document.models import CacheStatus, Conflict, ProcedureStatus, SyncReport, is_builtin
 from plexus_tactus_cache.errors import (
     CacheClosed,
     ConflictNotFound,
@@ -30,17 +28,19 @@ from plexus_tactus_cache.errors import (
     ProcedureNotFound,
     RemoteUnavailable,
 )
-from plexus_tactus_cache.failures import RequestFailed
-from plexus_tactus_cache.journal import ConflictRecord, conflict_of, restore
-from plexus_tactus_cache.loading import introduce
-from plexus_tactus_cache.outgoing import Projection
-from plexus_tactus_cache.reconcile import Side
-from plexus_tactus_cache.records import Changes
-from plexus_tactus_cache.remote import Procedures, creation_fields
+from plexus_tactus_cache.reconcile.decide import Side
+from plexus_tactus_cache.reconcile.journal import ConflictRecord, conflict_of, restore
+from plexus_tactus_cache.remote.attachments import s3_or_none
+from plexus_tactus_cache.remote.client import URL_VARIABLE, GraphQLClient, PlexusClient
+from plexus_tactus_cache.remote.failures import RequestFailed
+from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
-from plexus_tactus_cache.store import Header, LocalStore, Pending
-from plexus_tactus_cache.sync import SyncEngine
-from plexus_tactus_cache.worker import Leadership, SyncThread, within
+from plexus_tactus_cache.store.documents import Documents
+from plexus_tactus_cache.store.row_store import Header, LocalStore, Pending
+from plexus_tactus_cache.sync.engine import SyncEngine
+from plexus_tactus_cache.sync.first_load import introduce
+from plexus_tactus_cache.sync.push import Projection
+from plexus_tactus_cache.sync.thread import Leadership, SyncThread, within
 
 log = logging.getLogger("plexus_tactus_cache")
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import client_of, fast
 
 from plexus_tactus_cache import ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 OpenCache = Callable[..., ProcedureCache]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from plexus_tactus_cache import CacheSettings, CheckpointEntry, PlexusClient, ProcedureCache
-from plexus_tactus_cache.remote import Procedures
-from plexus_tactus_cache.store import LocalStore
-from plexus_tactus_cache.sync import SyncEngine
-from tools.simulator import Simulator
+from plexus_tactus_cache.remote.records import Procedures
+from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.sync.engine import SyncEngine
+from plexus_tactus_cache.testing.simulator import Simulator
 
 FAST: dict[str, Any] = {"push_interval": 0.05, "max_backoff": 0.5, "request_timeout": 2, "close_timeout": 2}
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from plexus_tactus_cache import CacheSettings, CheckpointEntry, PlexusClient, ProcedureCache
-from plexus_tactus_cache.remote import Procedures
-from plexus_tactus_cache.store import LocalStore
-from plexus_tactus_cache.sync import SyncEngine
-from tools.simulator import Simulator
+from plexus_tactus_cache.remote.records import Procedures
+from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.sync.engine import SyncEngine
+from plexus_tactus_cache.testing.simulator import Simulator
 
 LENGTHS = (10, 1_000, 10_000)
 ROUNDS = 40  # pushes of one more entry each, so that sealing and merging of segments has its share

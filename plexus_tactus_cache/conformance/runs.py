@@ -11,7 +11,7 @@ from tactus.core.runtime import TactusRuntime
 from tactus.protocols.models import HITLResponse
 
 from plexus_tactus_cache.conformance.harness import NotConforming
-from plexus_tactus_cache.lua import freeze
+from plexus_tactus_cache.document.lua import freeze
 from plexus_tactus_cache.tactus import DurableRuntime
 
 _steps: list[int] = []  # performed in this process

@@ -13,9 +13,9 @@ from helpers import append, client_of, fast, remote_results, remote_state
 from processes import script
 
 from plexus_tactus_cache import CacheStatus, ProcedureCache, ProcedureStatus
-from plexus_tactus_cache.cli import main
-from plexus_tactus_cache.rows import DATABASE
-from tools.simulator import Simulator
+from plexus_tactus_cache.cli.main import main
+from plexus_tactus_cache.store.rows import DATABASE
+from plexus_tactus_cache.testing.simulator import Simulator
 
 COMMANDS = ("status", "ls", "sync")
 Run = Callable[..., tuple[int, str, str]]

@@ -10,8 +10,8 @@ from conftest import OpenCache
 from helpers import append, remote_results, remote_state
 
 from plexus_tactus_cache import ProcedureCache
-from plexus_tactus_cache.cli import main
-from tools.simulator import Simulator
+from plexus_tactus_cache.cli.main import main
+from plexus_tactus_cache.testing.simulator import Simulator
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def _live(life: Life) -> None:
     logging.disable(logging.ERROR)
     from tactus.core.mocking import MockManager
 
-    from plexus_tactus_cache.lua import freeze
+    from plexus_tactus_cache.document.lua import freeze
     from plexus_tactus_cache.tactus import DurableRuntime
 
     os.chdir(life.folder)

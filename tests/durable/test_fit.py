@@ -9,7 +9,7 @@ import pytest
 
 runtime = pytest.importorskip("tactus.core.runtime")
 
-tactus = pytest.importorskip("plexus_tactus_cache.tactus")
+tactus = pytest.importorskip("plexus_tactus_cache.tactus.runtime")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from lives import PROCEDURE_ID, Life
 
 from plexus_tactus_cache import ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 pytest.importorskip("tactus.core.runtime")
 

@@ -14,8 +14,8 @@ import pytest
 from helpers import eventually
 
 from plexus_tactus_cache import ProcedureCache
-from plexus_tactus_cache.cli import main
-from tools.simulator import Simulator
+from plexus_tactus_cache.cli.main import main
+from plexus_tactus_cache.testing.simulator import Simulator
 
 pytest.importorskip("tactus.core.runtime")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from plexus_tactus_cache import PlexusClient, ProcedureCache, RunNotFound
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 models = pytest.importorskip("tactus.protocols.models")
 runtime = pytest.importorskip("tactus.core.runtime")

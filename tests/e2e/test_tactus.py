@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from plexus_tactus_cache import CacheSettings, PlexusClient, PlexusStorageAdapter, ProcedureCache
-from plexus_tactus_cache.cli import main
-from tools.simulator import Simulator
+from plexus_tactus_cache.cli.main import main
+from plexus_tactus_cache.testing.simulator import Simulator
 
 runtime = pytest.importorskip("tactus.core.runtime")
 

@@ -17,8 +17,8 @@ from helpers import append, client_of, eventually, fast, remote_results, remote_
 from processes import script
 
 from plexus_tactus_cache import LocalStoreError, ProcedureCache, ProcedureMetadata, StoreFull, StoreReadOnly
-from plexus_tactus_cache.cli import main
-from tools.simulator import Simulator
+from plexus_tactus_cache.cli.main import main
+from plexus_tactus_cache.testing.simulator import Simulator
 
 LARGE = "x" * 50_000
 

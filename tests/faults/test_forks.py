@@ -10,7 +10,7 @@ from collections.abc import Callable
 from conftest import OpenCache
 from helpers import append, eventually, remote_results, remote_state
 
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 
 def fork(work: Callable[[], None]) -> int:

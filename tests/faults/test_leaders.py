@@ -14,7 +14,7 @@ from helpers import append, client_of, eventually, fast, remote_results, remote_
 from processes import Process, opened, script
 
 from plexus_tactus_cache import PlexusClient, ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 WRITE = """
 storages = {{name: cache.storage(name) for name in ('p', 'q')}}

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from plexus_tactus_cache import CacheSettings, PlexusClient, ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 SAVES = """
 import datetime as dt, itertools, sys

@@ -22,8 +22,8 @@ from plexus_tactus_cache import (
     StorageError,
     ValueNotSerializable,
 )
-from plexus_tactus_cache.rows import DATABASE
-from tools.simulator import Simulator
+from plexus_tactus_cache.store.rows import DATABASE
+from plexus_tactus_cache.testing.simulator import Simulator
 
 KEY = "da2-very-secret-key"
 PAYLOADS = ("payload-of-the-state", "payload-of-a-result", "payload-of-a-variable")

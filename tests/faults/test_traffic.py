@@ -10,7 +10,7 @@ from conftest import OpenCache
 from helpers import append, client_of, eventually, remote_results, remote_state
 
 from plexus_tactus_cache import PlexusClient, ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 
 def quiet_for(seconds: float) -> None:

@@ -18,7 +18,7 @@ from plexus_tactus_cache import (
     ProcedureCache,
     RunSuperseded,
 )
-from tools.simulator import Simulator, writers
+from plexus_tactus_cache.testing.simulator import Simulator, writers
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from conftest import OpenCache
 from helpers import append, eventually, parked_reason, remote_results, remote_state
 
 from plexus_tactus_cache import ProcedureNotFound
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 
 @pytest.mark.parametrize("background", [True, False])

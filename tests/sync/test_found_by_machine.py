@@ -7,7 +7,7 @@ from conftest import OpenCache
 from helpers import append, parked_reason, remote_results
 
 from plexus_tactus_cache import ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 
 def forked(plexus: Simulator, open_cache: OpenCache) -> ProcedureCache:

@@ -51,12 +51,12 @@ from plexus_tactus_cache import (
     RunSuperseded,
     SyncReport,
 )
-from plexus_tactus_cache.envelope import OWNED, entry_keys, parse
-from plexus_tactus_cache.reconcile import FORK, Digests, Remote
-from plexus_tactus_cache.records import Document, key_text
-from plexus_tactus_cache.settling import DOUBT_SECONDS
-from plexus_tactus_cache.store import LocalStore
-from tools.simulator import Simulator, writers
+from plexus_tactus_cache.document.encoded import Document, key_text
+from plexus_tactus_cache.envelope.parse import OWNED, entry_keys, parse
+from plexus_tactus_cache.reconcile.decide import FORK, Digests, Remote
+from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.sync.reconciler import DOUBT_SECONDS
+from plexus_tactus_cache.testing.simulator import Simulator, writers
 
 EXAMPLES = int(os.environ.get("STATE_MACHINE_EXAMPLES", "80"))
 STEPS = int(os.environ.get("STATE_MACHINE_STEPS", "25"))
@@ -188,7 +188,7 @@ class Machines(RuleBasedStateMachine):
         self.patches.enter_context(mock.patch("time.time", self.time))
         # Two writes in one millisecond get one token on the real thing too, but no two come from our machines.
         for module in ("table", "writers"):
-            self.patches.enter_context(mock.patch(f"tools.simulator.{module}.stamp", self.stamp))
+            self.patches.enter_context(mock.patch(f"plexus_tactus_cache.testing.simulator.{module}.stamp", self.stamp))
         self.plexus = Simulator().start()
         self.count = 0
         self.stamps = 0

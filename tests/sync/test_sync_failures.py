@@ -11,7 +11,7 @@ from conftest import OpenCache
 from helpers import append, client_of, engine_on, eventually, fast, parked_reason, remote_results, remote_state
 
 from plexus_tactus_cache import EndpointMismatch, PlexusClient, ProcedureCache, RemoteUnavailable
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 NOW = 1_800_000_000.0
 

@@ -9,7 +9,7 @@ from conftest import OpenCache
 from helpers import append, eventually, parked_reason, remote_results, remote_state
 
 from plexus_tactus_cache import PlexusStorageAdapter, ProcedureCache
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 
 @pytest.fixture

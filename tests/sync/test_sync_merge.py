@@ -10,7 +10,7 @@ from conftest import OpenCache
 from helpers import append, parked_reason, remote_results, remote_state
 
 from plexus_tactus_cache import CheckpointEntry, ProcedureCache, RunSuperseded
-from tools.simulator import Simulator, writers
+from plexus_tactus_cache.testing.simulator import Simulator, writers
 
 
 @pytest.fixture

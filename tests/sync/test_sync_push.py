@@ -9,7 +9,7 @@ import pytest
 from conftest import OpenCache
 from helpers import append, client_of, eventually, parked_reason, remote_results, remote_state
 
-from tools.simulator import Simulator
+from plexus_tactus_cache.testing.simulator import Simulator
 
 OWNED = {"checkpoints", "state", "lua_state", "replay_index", "cache"}
 

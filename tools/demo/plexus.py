@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import requests
 
-from tools.simulator import DEFAULT_API_KEY
+from plexus_tactus_cache.testing.simulator import DEFAULT_API_KEY
 
 _READ = "query Read($id: ID!) { getProcedure(id: $id) { id name accountId status metadata updatedAt } }"
 _TIMEOUT = 10
@@ -22,7 +22,7 @@ class PlexusProcess:
     key = DEFAULT_API_KEY
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "tools.simulator", "--port", "0", "--control-port", "0"]
+        command = [sys.executable, "-m", "plexus_tactus_cache.testing.simulator", "--port", "0", "--control-port", "0"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         self.url, self._control = self._address(), self._address()
         return self

@@ -1,0 +1,1 @@
+"""Plexus and S3 over the network: requests, answers, and what failures mean."""

@@ -1,0 +1,1 @@
+"""Where documents are kept, and the objects of this process that show them."""

@@ -1,0 +1,335 @@
+"""Live objects: the one ProcedureMetadata per document that a process's runtimes hold and change.
+
+A runtime loads the object once, appends to its log, changes its state in place, and saves it again and again
+(plexus-facts.md §9). A `LiveDocument` remembers what the store had when it last looked, so that a save
+finds what changed by looking at what changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from plexus_tactus_cache.document.codec import Encoded, decode, encode, fingerprint, holds_lua
+from plexus_tactus_cache.document.encoded import (
+    Changes,
+    Document,
+    EntryRecord,
+    Part,
+    Variables,
+    build_log,
+    capture,
+    encode_entry,
+    key_text,
+    key_value,
+    value_digest,
+)
+from plexus_tactus_cache.document.models import ASYNC_PROCEDURES, ExecutionLog, NamedCheckpoint, ProcedureMetadata
+from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.reconcile.decide import PartName, log_digests
+from plexus_tactus_cache.store.row_store import Header
+
+
+class Mark(NamedTuple):
+    """A top-level value as it was last stored."""
+
+    text: str  # of its key
+    digest: str
+    fingerprint: bytes | None
+
+
+Marks = dict[Any, Mark]
+
+
+@dataclass
+class Delta:
+    """What a live object has that the store, when last seen, had not."""
+
+    changes: Changes
+    state: Marks
+    lua_state: Marks
+    extras: str | None
+
+    @property
+    def touches_log(self) -> bool:
+        return bool(self.changes.entries) or self.changes.log_length is not None
+
+    def as_document(self, replay_index: int) -> Document:
+        """The document that these changes make out of nothing."""
+        changes = self.changes
+        status, waiting_on_message_id = changes.status or (None, None)
+        return Document(
+            log=[changes.entries[position] for position in sorted(changes.entries)],
+            replay_index=replay_index,
+            state={key: value for key, value in changes.state.items() if value is not None},
+            lua_state={key: value for key, value in changes.lua_state.items() if value is not None},
+            status=status,
+            waiting_on_message_id=waiting_on_message_id,
+            extras=changes.extras[0] if changes.extras else None,
+            variables=changes.variables,
+        )
+
+
+@dataclass
+class LiveDocument:
+    """A live object and what the store had when it was last in step."""
+
+    metadata: Any  # ProcedureMetadata, ours or Tactus's
+    version: int = 0
+    log_seen: int = 0  # the version at which the log was last in step
+    swept: int = 0
+    saved: list[Any] = field(default_factory=list)  # the entries as stored, by identity
+    state: Marks = field(default_factory=dict)
+    lua_state: Marks = field(default_factory=dict)
+    extras: str | None = None
+    replay_index: int = 0
+    status: tuple[str, str | None] | None = None  # as the object showed it
+    variables: set[str] = field(default_factory=set)  # digests known to be stored
+    superseded: int | None = None  # the conflict that holds the log of a run that must not go on
+
+    # --- from the store -----------------------------------------------------------------------------------
+
+    @staticmethod
+    def load(procedure_id: str, header: Header, document: Document) -> LiveDocument:
+        """A new object with what is stored."""
+        live = LiveDocument(ProcedureMetadata(procedure_id=procedure_id, replay_index=document.replay_index))
+        live.replay_index = document.replay_index
+        live.catch_up(header, document, live.delta())
+        return live
+
+    def catch_up(self, header: Header, document: Document, kept: Delta) -> None:
+        """Bring what others wrote into the object, in place, except where `kept` has changes of its own."""
+        if header.log_version > self.log_seen and not kept.touches_log:
+            log = build_log(document.log, document.variables)
+            at_end = self.metadata.replay_index >= len(self.saved)
+            self.metadata.execution_log = ExecutionLog(log)
+            self.saved = list(log)
+            self.replay_index = document.replay_index
+            if at_end:  # a run in the middle of its replay goes on from where it is
+                self.metadata.replay_index = document.replay_index
+            self.log_seen = header.version
+        self.variables, self.swept = set(document.variables), header.swept
+        self.catch_up_but_log(header, document, kept)
+
+    def catch_up_but_log(self, header: Header, document: Document, kept: Delta) -> None:
+        """As `catch_up`, for a run that was superseded: it has to find that out when it saves its log."""
+        if not (kept.changes.state or kept.changes.lua_state):  # else it shows something else than what is stored
+            self.version = header.version
+        self.state = _catch_up(self.metadata.state, document.state, self.state, kept.changes.state)
+        self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, kept.changes.lua_state)
+        if kept.changes.extras is None and document.extras is not None:
+            self.metadata.__dict__[ASYNC_PROCEDURES] = decode(document.extras)
+            self.extras = value_digest(document.extras)
+        if kept.changes.status is None and document.status is not None:
+            self.metadata.status, self.metadata.waiting_on_message_id = document.status, document.waiting_on_message_id
+        if kept.changes.status is None:
+            self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
+
+    # --- to the store -------------------------------------------------------------------------------------
+
+    def delta(self) -> Delta:
+        """What has to be written. Raises ValueNotSerializable; the object and what is known of it stay as they are."""
+        metadata = self.metadata
+        state, state_changes = _compare("state", metadata.state, self.state)
+        lua_state, lua_changes = _compare("lua_state", metadata.lua_state, self.lua_state)
+        handles = metadata.__dict__.get(ASYNC_PROCEDURES) or None
+        encoded = None if handles is None else _encode(handles, ASYNC_PROCEDURES)
+        extras = None if encoded is None else value_digest(encoded)
+        known = {id(metadata.state[key]): mark.digest for key, mark in state.items()}
+        variables: dict[str, Encoded] = {}
+        entries: dict[int, EntryRecord] = {}
+        for position in self._changed_positions():
+            entry = metadata.execution_log[position]
+            captured = entry.captured_vars
+            references = None if captured is None else capture(captured, known, self.variables, variables)
+            entries[position] = encode_entry(entry, references)
+        length = len(metadata.execution_log)
+        shown = (metadata.status, metadata.waiting_on_message_id)
+        changes = Changes(
+            entries=entries,
+            log_length=length if length < len(self.saved) else None,
+            replay_index=metadata.replay_index if metadata.replay_index != self.replay_index else None,
+            state=state_changes,
+            lua_state=lua_changes,
+            variables=variables,
+            status=shown if shown != self.status and self._status_was_set() else None,
+            extras=None if extras == self.extras else (encoded,),
+        )
+        return Delta(changes, state, lua_state, extras)
+
+    def _status_was_set(self) -> bool:
+        """An object that its caller built says RUNNING by default: what was never set is no change."""
+        return self.status is not None or "status" in getattr(self.metadata, "model_fields_set", {"status"})
+
+    def _changed_positions(self) -> Iterable[int]:
+        log, saved = self.metadata.execution_log, self.saved
+        if isinstance(log, ExecutionLog) and not log.shuffled:
+            candidates: Iterable[int] = [*sorted(log.replaced), *range(len(saved), len(log))]
+        else:
+            candidates = range(len(log))
+        return [position for position in candidates if position >= len(saved) or log[position] is not saved[position]]
+
+    def acknowledge(self, delta: Delta, header: Header) -> None:
+        """`delta` is stored, as `header` says."""
+        log = self.metadata.execution_log
+        for position, record in delta.changes.entries.items():
+            entry = log[position]
+            if "lupa" in sys.modules and holds_lua(entry.result):
+                # A table belongs to one Lua runtime: from here on the entry holds what a restart would give.
+                entry.result = decode(Encoded(record.result, record.notes))
+            if position < len(self.saved):
+                self.saved[position] = entry
+            else:
+                self.saved.append(entry)
+        del self.saved[len(log) :]
+        if isinstance(log, ExecutionLog):
+            log.acknowledge()
+        else:
+            self.metadata.execution_log = ExecutionLog(log)
+        for values in (self.metadata.state, self.metadata.lua_state):
+            without_lua(values)
+        self.state, self.lua_state, self.extras = delta.state, delta.lua_state, delta.extras
+        self.replay_index = self.metadata.replay_index
+        if header.status is not None:
+            self.note_status(header.status, header.waiting_on_message_id)
+        self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
+        if header.log_length == len(log):
+            self.log_seen = header.version
+        if header.swept == self.swept:
+            self.variables.update(delta.changes.variables)
+        else:  # rows were freed: what is still stored is not known any more
+            self.variables = set(delta.changes.variables)
+        self.version, self.swept = header.version, header.swept
+
+    def rebase(self, document: Document) -> bool:
+        """Compare three ways with a stored log that others changed: False when this object's run must not go on.
+
+        That is when entries that it already went past were removed or replaced, or when both logs went on,
+        differently. Afterwards `delta` finds only what the stored log does not have yet.
+        """
+        log = self.metadata.execution_log
+        mine, seen = (log_digests([encode_entry(entry, None) for entry in one]) for one in (log, self.saved))
+        stored = log_digests(document.log)
+        if stored == seen:
+            return True
+        replayed = min(self.metadata.replay_index, len(seen))
+        common = min(len(mine), len(stored))
+        if stored != mine and stored[:replayed] != seen[:replayed]:
+            return False
+        if mine != seen:
+            if mine[:common] != stored[:common] or common < len(seen):
+                return False
+            self.saved = log[:common]
+            if isinstance(log, ExecutionLog):
+                log.shuffled = True  # what it knows of replaced entries is about another stored log
+        return True
+
+    @property
+    def has_unsaved_entries(self) -> bool:
+        """Whether the log has entries that were never stored."""
+        return len(self.metadata.execution_log) != len(self.saved) or bool(list(self._changed_positions()))
+
+    def own_log(self) -> Document:
+        """The log as the object has it, whether stored or not."""
+        variables: Variables = {}
+        entries = []
+        for entry in self.metadata.execution_log:
+            captured = entry.captured_vars
+            entries.append(encode_entry(entry, None if captured is None else capture(captured, {}, (), variables)))
+        return Document(log=entries, variables=variables)
+
+    def overridden(
+        self, document: Document, delta: Delta
+    ) -> Iterator[tuple[PartName, str, Encoded | None, Encoded | None]]:
+        """Keys that `delta` writes and others changed since the object saw them: part, key text, mine, theirs."""
+        parts: tuple[tuple[PartName, Marks, dict[str, Encoded | None], Part], ...] = (
+            ("state", self.state, delta.changes.state, document.state),
+            ("lua_state", self.lua_state, delta.changes.lua_state, document.lua_state),
+        )
+        for part, marks, changes, stored in parts:
+            known = {mark.text: mark.digest for mark in marks.values()}
+            for text, mine in changes.items():
+                theirs = stored.get(text)
+                found = None if theirs is None else value_digest(theirs)
+                if found not in (known.get(text), None if mine is None else value_digest(mine)):
+                    yield part, text, mine, theirs
+
+    def note_status(self, status: str, waiting_on_message_id: str | None) -> None:
+        """The status was stored: show it in the object."""
+        self.metadata.status, self.metadata.waiting_on_message_id = self.status = (status, waiting_on_message_id)
+
+    def note_state(self, key: Any, value: Any, encoded: Encoded | None) -> None:
+        """One key of the state was stored, or deleted: show it in the object."""
+        if encoded is None:
+            self.metadata.state.pop(key, None)
+            self.state.pop(key, None)
+            return
+        kept = decode(encoded) if "lupa" in sys.modules and holds_lua(value) else value
+        self.metadata.state[key] = kept
+        self.state[key] = Mark(key_text(key), value_digest(encoded), fingerprint(kept))
+
+    def position_of(self, name: str) -> int | None:
+        """The position of the entry with that name, or with that key in the envelope."""
+        for position, entry in enumerate(self.metadata.execution_log):
+            own = entry.name if isinstance(entry, NamedCheckpoint) else f"{position:06}:{entry.type}"
+            if own == name:
+                return position
+        return None
+
+
+def without_lua(values: dict[Any, Any]) -> None:
+    """Replace Lua tables among `values` by what the store gives back for them."""
+    if "lupa" in sys.modules:
+        for key, value in values.items():
+            if holds_lua(value):
+                values[key] = decode(encode(value))
+
+
+def _encode(value: Any, where: str) -> Encoded:
+    try:
+        return encode(value)
+    except ValueNotSerializable as error:
+        raise error.inside(where) from None
+
+
+def _compare(part: str, values: dict[Any, Any], marks: Marks) -> tuple[Marks, dict[str, Encoded | None]]:
+    """The marks of `values`, and what has to be written for them."""
+    found: Marks = {}
+    changes: dict[str, Encoded | None] = {}
+    for key, value in values.items():
+        mark = marks.get(key)
+        print_ = fingerprint(value)
+        if mark is not None and print_ is not None and print_ == mark.fingerprint:
+            found[key] = mark
+            continue
+        encoded = _encode(value, f"{part} key {key!r}")
+        digest = value_digest(encoded)
+        text = mark.text if mark is not None else key_text(key)
+        found[key] = Mark(text, digest, print_)
+        if mark is None or mark.digest != digest:
+            changes[text] = encoded
+    if len(found) != len(marks) or any(key not in found for key in marks):
+        changes.update((mark.text, None) for key, mark in marks.items() if key not in found)
+    return found, changes
+
+
+def _catch_up(values: dict[Any, Any], stored: Part, marks: Marks, kept: dict[str, Encoded | None]) -> Marks:
+    """Bring `stored` into `values`, in place, except for the keys in `kept`: the marks of what `values` has seen."""
+    texts = {mark.text: key for key, mark in marks.items()}
+    found: Marks = {key: marks[key] for text, key in texts.items() if text in kept}
+    for text, encoded in stored.items():
+        if text in kept:
+            continue  # whoever saves it has not seen what is stored: `overridden` must find that
+        key = texts[text] if text in texts else key_value(text)
+        digest = value_digest(encoded)
+        mark = marks.get(key)
+        if mark is None or mark.digest != digest:
+            values[key] = decode(encoded)
+            mark = Mark(text, digest, fingerprint(values[key]))
+        found[key] = mark
+    for text, key in texts.items():
+        if text not in stored and text not in kept:
+            values.pop(key, None)
+    return found

@@ -1,0 +1,1 @@
+"""When documents travel to Plexus and back, and what is done with the answers."""

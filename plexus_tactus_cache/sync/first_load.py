@@ -1,0 +1,65 @@
+"""Loading: an adapter's first touch of a document, the only moment when a procedure waits for the network."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from plexus_tactus_cache.errors import RemoteUnavailable
+from plexus_tactus_cache.reconcile.decide import Remote
+from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
+from plexus_tactus_cache.settings import CacheSettings
+from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.sync.engine import SyncEngine
+from plexus_tactus_cache.sync.thread import within
+
+log = logging.getLogger("plexus_tactus_cache")
+
+
+def introduce(procedure_id: str, store: LocalStore, engine: SyncEngine | None, settings: CacheSettings) -> bool:
+    """Revalidate a document with Plexus, if that answers within `load_timeout`; False to be asked again.
+
+    Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.
+    """
+    if store.creation(procedure_id) is not None:
+        return True  # Plexus does not have it yet
+    problem = _ask(procedure_id, engine, settings)
+    header = store.header(procedure_id)
+    # A header without either is only the news that the record cannot be used.
+    known = header is not None and (header.version > 0 or store.base(procedure_id) is not None)
+    if problem is None or known:
+        return True
+    if settings.on_unreachable == "raise":
+        raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")
+    if settings.on_unreachable == "wait":
+        return False
+    log.log(
+        logging.INFO if engine is None else logging.WARNING,
+        "procedure %s is not stored here, and %s: it starts EMPTY; Plexus's is kept and reconciled later",
+        procedure_id,
+        problem,
+    )
+    return True
+
+
+def _ask(procedure_id: str, engine: SyncEngine | None, settings: CacheSettings) -> str | None:
+    """Read the record and reconcile: None, or why Plexus's document is not known."""
+    if engine is None:
+        return "there is no client to ask Plexus with"
+    procedures, known = engine.procedures, engine.known([procedure_id])
+    answer: Remote | Failure | None
+    try:
+        answer = within(
+            settings.load_timeout,
+            lambda: procedures.get([procedure_id], known)[procedure_id],
+            "plexus-tactus-cache-load",
+        )
+    except TimeoutError:
+        return f"Plexus did not answer within {settings.load_timeout} s"
+    except RequestFailed as error:
+        answer = error.failure
+    if isinstance(answer, Failure):
+        where = "Plexus refused it" if answer.kind is FailureClass.REFUSED else "Plexus cannot be asked"
+        return f"{where} ({answer.kind.value}: {answer.message})"
+    engine.settle(procedure_id, answer, time.time())
+    return answer.envelope.problem if answer is not None else None

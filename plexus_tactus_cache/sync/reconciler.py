@@ -1,0 +1,188 @@
+"""Settling: reconciling one document with its record, in one local transaction. No network."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from plexus_tactus_cache.document.encoded import Document
+from plexus_tactus_cache.reconcile.decide import (
+    FORK,
+    TWO_WAYS,
+    Action,
+    Base,
+    Digests,
+    OnFork,
+    Plan,
+    Remote,
+    Side,
+    attachments_from_json,
+    digests_from_json,
+    reconcile,
+)
+from plexus_tactus_cache.reconcile.journal import open_fork, record_of
+from plexus_tactus_cache.reconcile.merge import difference, merged
+from plexus_tactus_cache.store.row_store import Header, LocalStore, Pending
+
+log = logging.getLogger("plexus_tactus_cache")
+
+DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that is a missing record believed
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What came of it: whether the document is to be pushed now, and what was done to it."""
+
+    to_push: bool = False
+    did: Literal["pulled", "merged", "parked"] | None = None
+
+
+class Settler:
+    """Reconciles the documents of one store. Any thread."""
+
+    def __init__(self, store: LocalStore, on_fork: OnFork) -> None:
+        self._store = store
+        self._on_fork = on_fork
+
+    def settle(self, procedure_id: str, remote: Remote | None, now: float) -> Settled:
+        """Reconcile one document with the record just read, in one local transaction."""
+        with self._store.rows.transaction():
+            found = self._store.read(procedure_id)
+            header, local = found or (Header(), Document())
+            base = base_of(self._store, procedure_id)
+            pending = self._store.pending(procedure_id)
+            creating = self._store.creation(procedure_id) is not None
+            created = not creating or (pending is not None and pending.reread)  # a create met a record of that id
+            doubtful = found is not None and created and _stale(base, remote)
+            if doubtful and self._still_doubtful(procedure_id, pending, now):
+                return Settled()
+            token = None if base is None else base.updated_at
+            header, base = self._landed(procedure_id, header, base, remote)
+            if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
+                self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
+                return Settled()
+            fork = pending.fork if pending is not None else None
+            plan = reconcile(
+                base,
+                Digests.of(local),
+                header.dirty,
+                remote,
+                created_here=creating,
+                on_fork=fork or self._on_fork,
+            )
+            if remote is not None:
+                self._set_aside(procedure_id, plan, local, remote, base, fork, now)
+            if plan.action is Action.PARK:
+                if found is None and remote is not None:  # it exists, and cannot be used: say so in status
+                    self._store.put_header(procedure_id, header)
+                if found is None and remote is None:
+                    return Settled()
+                self._store.park(procedure_id, plan.reason, now)
+                return Settled(did="parked")
+            if remote is not None:
+                if base is None or remote.updated_at != base.updated_at:
+                    # A push without an answer was made for an older record: either it landed, or it never can.
+                    self._store.put_sent(procedure_id, {})
+                self._store.put_base(procedure_id, Base.of(remote, base).to_json())
+                self._store.drop_creation(procedure_id)
+                settled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
+            else:
+                settled = Settled(to_push=True)
+            if settled.to_push:
+                pending = self._store.pending(procedure_id) or Pending(since=now)
+                parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
+                again = pending._replace(parked=parked, reread=False, doubtful_since=None)
+                self._store.put_pending(procedure_id, again)
+            return settled
+
+    def _set_aside(
+        self,
+        procedure_id: str,
+        plan: Plan,
+        local: Document,
+        remote: Remote,
+        base: Base | None,
+        fork: Side | None,
+        now: float,
+    ) -> None:
+        """Write what the plan sets aside into the conflict journal; a fork that is none any more is closed there."""
+        old = self._store.old(procedure_id) if plan.set_aside else {}
+        undecided = open_fork(self._store.conflicts().items(), procedure_id)
+        for aside in plan.set_aside:
+            record = record_of(aside, procedure_id, local, remote, base, old, now)
+            if aside.kept is None:
+                self._store.put_conflict(record, undecided)
+            elif aside.reason == TWO_WAYS and fork is not None:
+                self._store.put_conflict(record._replace(resolved=fork))  # as a person wanted it
+            else:
+                self._store.put_conflict(record)
+                log.warning(
+                    "procedure %s: %s: the %s one is kept (%s)", procedure_id, aside.part, aside.kept, aside.reason
+                )
+        if undecided is not None and plan.action is not Action.PARK:
+            record = self._store.conflicts()[undecided]
+            side: Side = "remote" if plan.take_log else "local"
+            self._store.put_conflict(record._replace(kept=side, resolved=side), undecided)
+
+    def _carry_out(
+        self, procedure_id: str, plan: Plan, header: Header, local: Document, remote: Document, now: float
+    ) -> Settled:
+        """Write what the plan makes of the document."""
+        if plan.action is Action.ADOPT:
+            self._store.adopt(procedure_id, difference(local, merged(local, remote, plan)), local.runs)
+            return Settled(did="pulled")
+        if plan.action is Action.NOTHING:
+            self._store.put_header(procedure_id, header._replace(queued=False))
+            self._store.drop_pending(procedure_id)
+            return Settled()
+        self._store.forget_old(procedure_id)
+        if plan.action is Action.MERGE:
+            self._store.merge(procedure_id, difference(local, merged(local, remote, plan)), local.runs, now)
+            return Settled(to_push=True, did="merged")
+        return Settled(to_push=True)
+
+    def _landed(
+        self, procedure_id: str, header: Header, base: Base | None, remote: Remote | None
+    ) -> tuple[Header, Base | None]:
+        """If a push without an answer is in the record: what it sent is the base, and its version was pushed."""
+        sent = self._store.sent(procedure_id)
+        push_id = remote.envelope.push_id if remote is not None else None
+        if remote is None or push_id not in sent:
+            return header, base
+        landed = sent[push_id]
+        header = header._replace(pushed=max(header.pushed, landed["version"]))
+        self._store.put_header(procedure_id, header)
+        attachments = attachments_from_json(landed["attachments"])
+        digests = digests_from_json(landed["digests"])
+        return header, Base(remote.updated_at, digests, remote.envelope.foreign, attachments, landed["over"])
+
+    def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
+        """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
+        if pending is None:
+            pending = Pending(since=now)
+            header = self._store.header(procedure_id) or Header()
+            self._store.put_header(procedure_id, header._replace(queued=True))
+        since = pending.doubtful_since if pending.doubtful_since is not None else now
+        if now - since >= DOUBT_SECONDS:
+            return False
+        again = pending._replace(reread=True, doubtful_since=min(since, now), due=now + 1.0)
+        self._store.put_pending(procedure_id, again)
+        return True
+
+
+def base_of(store: LocalStore, procedure_id: str) -> Base | None:
+    """What Plexus last confirmed of a document."""
+    stored = store.base(procedure_id)
+    return None if stored is None else Base.from_json(stored)
+
+
+def _stale(base: Base | None, remote: Remote | None) -> bool:
+    """Whether a read may be older than what is there: no record (yet), or one older than Plexus confirmed."""
+    return remote is None or (base is not None and _moment(remote.updated_at) < _moment(base.updated_at))
+
+
+def _moment(timestamp: str) -> dt.datetime:
+    moment = dt.datetime.fromisoformat(timestamp)
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
