@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from plexus_tactus_cache.document.codec import encode
+from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.errors import ValueNotSerializable
 from plexus_tactus_cache.store.documents import MemoryDocuments

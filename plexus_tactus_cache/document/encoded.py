@@ -1,6 +1,6 @@
 """Records: what the store keeps of a document, and their way from and to live objects.
 
-A record holds encoded values (codec.py), so it can go to the database, into an envelope and back without
+A record holds encoded values (plain.py), so it can go to the database, into an envelope and back without
 anybody decoding it.
 """
 
@@ -13,18 +13,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from plexus_tactus_cache.document.codec import (
-    Encoded,
-    Notes,
-    Plain,
-    decode,
-    digest,
-    dumps,
-    encode,
-    encode_leniently,
-    encode_result,
-)
+from plexus_tactus_cache.document.decoding import decode
+from plexus_tactus_cache.document.encoding import encode, encode_leniently, encode_result
 from plexus_tactus_cache.document.models import CheckpointEntry, NamedCheckpoint, SourceLocation
+from plexus_tactus_cache.document.plain import Encoded, Notes, Plain, digest, dumps
 from plexus_tactus_cache.errors import ValueNotSerializable
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from plexus_tactus_cache.document.codec import UnknownModel, decode, encode, encode_leniently, encode_result
+from plexus_tactus_cache.document.decoding import decode
+from plexus_tactus_cache.document.encoding import encode, encode_leniently, encode_result
 from plexus_tactus_cache.document.markers import LuaDict, LuaList, PythonDict, PythonList
+from plexus_tactus_cache.document.plain import UnknownModel
 
 NewTable = Callable[[], Any]
 

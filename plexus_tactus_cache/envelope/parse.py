@@ -24,8 +24,8 @@ from typing import Any
 
 import orjson
 
-from plexus_tactus_cache.document.codec import Encoded, Notes, canonical, digest
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part, Variables, key_text, value_digest
+from plexus_tactus_cache.document.plain import Encoded, Notes, canonical, digest
 
 FORMAT = 1
 BOOKKEEPING, BOOK = "cache", "book"

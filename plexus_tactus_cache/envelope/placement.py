@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal, NamedTuple
 
-from plexus_tactus_cache.document.codec import digest, dumps
 from plexus_tactus_cache.document.encoded import Document
+from plexus_tactus_cache.document.plain import digest, dumps
 from plexus_tactus_cache.envelope.parse import BOOK, BOOKKEEPING, LOG, POINTER, RANGES, write_log
 from plexus_tactus_cache.envelope.segments import Range, cut
 

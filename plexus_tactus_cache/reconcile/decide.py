@@ -32,8 +32,8 @@ from enum import Enum
 from itertools import takewhile
 from typing import Any, Literal
 
-from plexus_tactus_cache.document.codec import digest
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part
+from plexus_tactus_cache.document.plain import digest
 from plexus_tactus_cache.envelope.parse import BOOK, Envelope, entry_digest, entry_keys
 from plexus_tactus_cache.envelope.placement import Attachment
 

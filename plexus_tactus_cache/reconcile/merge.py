@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from plexus_tactus_cache.document.codec import Encoded, digest
 from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, value_digest
+from plexus_tactus_cache.document.plain import Encoded, digest
 from plexus_tactus_cache.reconcile.decide import Plan, log_digests
 
 

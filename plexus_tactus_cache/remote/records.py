@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from plexus_tactus_cache.document.codec import canonical, digest, dumps
+from plexus_tactus_cache.document.plain import canonical, digest, dumps
 from plexus_tactus_cache.envelope.parse import BOOK, BOOKKEEPING, RANGES, Envelope, parse, same_entries
 from plexus_tactus_cache.envelope.placement import (
     TAIL,

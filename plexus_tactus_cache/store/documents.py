@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
-from plexus_tactus_cache.document.codec import Encoded
 from plexus_tactus_cache.document.encoded import Changes, Document, key_text
+from plexus_tactus_cache.document.plain import Encoded
 from plexus_tactus_cache.errors import LocalStoreError, RunSuperseded, ValueNotSerializable
 from plexus_tactus_cache.reconcile.decide import log_digests
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from plexus_tactus_cache.document.codec import Encoded, decode, encode, fingerprint, holds_lua
+from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import (
     Changes,
     Document,
@@ -26,7 +26,9 @@ from plexus_tactus_cache.document.encoded import (
     key_value,
     value_digest,
 )
+from plexus_tactus_cache.document.encoding import encode, holds_lua
 from plexus_tactus_cache.document.models import ASYNC_PROCEDURES, ExecutionLog, NamedCheckpoint, ProcedureMetadata
+from plexus_tactus_cache.document.plain import Encoded, fingerprint
 from plexus_tactus_cache.errors import ValueNotSerializable
 from plexus_tactus_cache.reconcile.decide import PartName, log_digests
 from plexus_tactus_cache.store.row_store import Header

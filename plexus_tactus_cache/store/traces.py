@@ -17,8 +17,10 @@ from urllib.parse import quote
 
 import orjson
 
-from plexus_tactus_cache.document.codec import Encoded, decode, encode_leniently
+from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import pack, unpack
+from plexus_tactus_cache.document.encoding import encode_leniently
+from plexus_tactus_cache.document.plain import Encoded
 from plexus_tactus_cache.errors import RunNotFound
 from plexus_tactus_cache.store.rows import Rows
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from plexus_tactus_cache.document.codec import dumps
 from plexus_tactus_cache.document.encoded import Document
+from plexus_tactus_cache.document.plain import dumps
 from plexus_tactus_cache.envelope.dashboard import looks_like_optimizer, project
 from plexus_tactus_cache.envelope.parse import build
 from plexus_tactus_cache.envelope.placement import Attachment, Layout, TooLarge, lay_out, segmented

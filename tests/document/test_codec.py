@@ -16,20 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, create_model
 
-from plexus_tactus_cache.document.codec import (
+from plexus_tactus_cache.document.decoding import decode
+from plexus_tactus_cache.document.encoded import key_text, key_value, pack, unpack, value_digest
+from plexus_tactus_cache.document.encoding import encode, encode_leniently
+from plexus_tactus_cache.document.plain import (
     MAX_DEPTH,
     Encoded,
     UnknownModel,
     canonical,
-    decode,
     digest,
     dumps,
-    encode,
-    encode_leniently,
     escape,
     fingerprint,
 )
-from plexus_tactus_cache.document.encoded import key_text, key_value, pack, unpack, value_digest
 from plexus_tactus_cache.errors import ValueNotSerializable
 from plexus_tactus_cache.testing.simulator import awsjson
 
@@ -480,7 +479,7 @@ def test_a_model_whose_module_is_not_loaded_is_kept_and_stored_again_as_it_was(m
         "",
         ":",
         "a:b:c",
-        "plexus_tactus_cache.document.codec:Any",
+        "plexus_tactus_cache.document.decoding:Any",
         "sys:modules",
     ],
 )
@@ -503,7 +502,7 @@ def test_nothing_is_imported_by_a_lazy_module(monkeypatch: pytest.MonkeyPatch) -
 
 def test_decoding_imports_nothing_in_a_fresh_process() -> None:
     script = (
-        "import sys; from plexus_tactus_cache.document.codec import *\n"
+        "import sys; from plexus_tactus_cache.document.decoding import *\n"
         "before = set(sys.modules)\n"
         "for name in ['wsgiref:x', 'xml.dom:Node', 'concurrent.futures:ProcessPoolExecutor', 'importlib:import_module']:\n"
         "    decode(Encoded({'x': 1}, {'': ['model', name, []]}))\n"

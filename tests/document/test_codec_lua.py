@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
-from plexus_tactus_cache.document.codec import (
-    Encoded,
-    decode,
-    encode,
-    encode_leniently,
-    fingerprint,
-    holds_lua,
-    is_lua_table,
-)
+from plexus_tactus_cache.document.decoding import decode
+from plexus_tactus_cache.document.encoding import encode, encode_leniently, holds_lua, is_lua_table
+from plexus_tactus_cache.document.plain import Encoded, fingerprint
 from plexus_tactus_cache.errors import ValueNotSerializable
 
 from .values import read_back, same, through_plexus

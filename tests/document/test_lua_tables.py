@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from plexus_tactus_cache.document.codec import Encoded, decode, encode, encode_result
+from plexus_tactus_cache.document.decoding import decode
+from plexus_tactus_cache.document.encoding import encode, encode_result
 from plexus_tactus_cache.document.lua import as_tables, freeze, revive
 from plexus_tactus_cache.document.markers import LuaDict, LuaList
+from plexus_tactus_cache.document.plain import Encoded
 
 from .values import read_back, through_plexus
 

@@ -14,7 +14,7 @@ import orjson
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from plexus_tactus_cache.document.codec import canonical
+from plexus_tactus_cache.document.plain import canonical
 from plexus_tactus_cache.testing.simulator import awsjson
 
 

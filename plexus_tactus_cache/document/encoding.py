@@ -1,103 +1,33 @@
-"""Values to JSON and back, exactly.
-
-A value is stored as a *plain* JSON value that a dashboard can show, and *notes* that say, by path, how the
-exact value differs from it: the float `1.0` is the plain `1` and the note `float` (AppSync turns `1.0` into `1`
-on its way, plexus-facts.md §3, so plain values never hold integral floats). Everything plain has no notes.
-
-    encode({"n": 1.0, "when": datetime(...)})
-    -> Encoded({"n": 1, "when": "2026-..."}, {"/n": ["float"], "/when": ["datetime"]})
-
-Paths are JSON Pointers (RFC 6901, with `~2` for `#` besides) into the plain value. `<path>#keys` notes the keys of
-a dict that are not plain text. Nothing here does I/O.
-"""
+"""Values to JSON, exactly: plain.py says how. Nothing here does I/O."""
 
 from __future__ import annotations
 
 import base64
 import datetime as dt
 import decimal
-import hashlib
-import marshal
 import math
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import orjson
 from pydantic import BaseModel
 
-from plexus_tactus_cache.document.markers import TABLES, LuaDict, LuaList, PythonDict, PythonList
+from plexus_tactus_cache.document.markers import TABLES
+from plexus_tactus_cache.document.plain import (
+    LARGEST_NUMBER,
+    LONG_INTEGER,
+    MAX_DEPTH,
+    SAFE_INTEGER,
+    SMALLEST_NUMBER,
+    Encoded,
+    Notes,
+    Plain,
+    UnknownModel,
+    dumps,
+    escape,
+    find_model,
+)
 from plexus_tactus_cache.errors import ValueNotSerializable
-
-Plain = Any  # None | bool | int | float | str | list[Plain] | dict[str, Plain]
-Notes = dict[str, list[Any]]
-
-MAX_DEPTH = 100  # orjson refuses to write deeper than 254, Python to recurse deeper than 1000 frames
-SAFE_INTEGER = 2**53  # beyond it a JSON number is not safe (plexus-facts.md §3)
-LONG_INTEGER = 10_000  # bits; Python refuses to print much longer ones in decimal
-# DynamoDB keeps numbers between 1E-130 and 9.99E+125; others travel as text.
-SMALLEST_NUMBER, LARGEST_NUMBER = 1e-130, 1e125
-
-
-class Encoded(NamedTuple):
-    """A value as it is stored and sent."""
-
-    plain: Plain
-    notes: Notes
-
-
-class UnknownModel(dict[str, Any]):
-    """The fields of a pydantic model whose class is not loaded in this process; stored again as that model."""
-
-    model: str
-    rest: list[Any]  # of its note
-
-    def __init__(self, fields: Mapping[str, Any], model: str, rest: list[Any]) -> None:
-        super().__init__(fields)
-        self.model = model
-        self.rest = rest
-
-
-def dumps(plain: Plain) -> bytes:
-    """Plain JSON as canonical bytes: keys sorted, no white space."""
-    return orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)
-
-
-def digest(plain: Plain) -> str:
-    """What two plain values have in common exactly if they are equal as JSON; 16 hex digits are 64 bits."""
-    return hashlib.blake2b(dumps(plain), digest_size=8).hexdigest()
-
-
-def canonical(remote: Plain) -> Plain:
-    """A JSON value from Plexus in the form that `encode` writes: integral floats as integers."""
-    if isinstance(remote, float):
-        return int(remote) if remote.is_integer() and abs(remote) <= SAFE_INTEGER else remote
-    if isinstance(remote, list):
-        return [canonical(item) for item in remote]
-    if isinstance(remote, dict):
-        return {key: canonical(item) for key, item in remote.items()}
-    return remote
-
-
-def fingerprint(value: Any) -> bytes | None:
-    """A cheap mark of a value's content, for noticing changes made in place; None: it has to be encoded to know.
-
-    Unlike JSON it tells `1`, `1.0` and `True` apart. Version 2 of marshal writes no references, so equal
-    content gives equal bytes whoever else holds it. Only bytes and an equal bytearray share a mark.
-    """
-    try:
-        return hashlib.blake2b(marshal.dumps(value, 2), digest_size=16).digest()
-    except ValueError:  # not made of built-in types only, or nested too deeply
-        return None
-
-
-def escape(key: str) -> str:
-    """One step of a JSON Pointer."""
-    return key.replace("~", "~0").replace("/", "~1").replace("#", "~2")
-
-
-# --- encoding ---------------------------------------------------------------------------------------------
 
 
 def encode(value: Any) -> Encoded:
@@ -140,7 +70,7 @@ def _iso(value: dt.date | dt.time) -> str:
     return value.isoformat()
 
 
-# Exact type -> (tag, how it is written). `_READ` below is the other direction.
+# Exact type -> (tag, how it is written). `_READ` in decoding.py is the other direction.
 _WRITE: dict[type, tuple[str, Callable[[Any], str]]] = {
     dt.datetime: ("datetime", _iso),
     dt.date: ("date", _iso),
@@ -151,19 +81,6 @@ _WRITE: dict[type, tuple[str, Callable[[Any], str]]] = {
     bytes: ("bytes", lambda value: base64.b64encode(value).decode()),
     bytearray: ("bytearray", lambda value: base64.b64encode(value).decode()),
 }
-
-_READ: dict[str, Callable[[str], Any]] = {
-    "datetime": dt.datetime.fromisoformat,
-    "date": dt.date.fromisoformat,
-    "time": dt.time.fromisoformat,
-    "timedelta": lambda text: dt.timedelta(*map(int, text.split())),
-    "decimal": decimal.Decimal,
-    "uuid": uuid.UUID,
-    "bytes": base64.b64decode,
-    "bytearray": lambda text: bytearray(base64.b64decode(text)),
-    "int": lambda text: int(text, 0),
-}
-
 
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (str, str.__str__),
@@ -340,7 +257,7 @@ class _Encoder:
     def model(self, value: BaseModel, path: str) -> Plain:
         kind = type(value)
         name = f"{kind.__module__}:{kind.__qualname__}"
-        if _find_model(name) is not kind:
+        if find_model(name) is not kind:
             return self.refuse(path, f"the model {name} cannot be found again under that name")
         fields = {**value.__dict__, **(value.__pydantic_extra__ or {})}
         unset = sorted(set(fields) - value.model_fields_set)
@@ -362,98 +279,3 @@ class _Encoder:
             items = [entries[index] for index in range(1, count + 1)]
             return self.container(items, path, self.items, identity=identity, table=self.mark_tables)
         return self.container(entries, path, self.mapping, identity=identity, table=self.mark_tables)
-
-
-# --- decoding ---------------------------------------------------------------------------------------------
-
-
-def decode(encoded: Encoded) -> Any:
-    """The exact value again; the caller may keep and change it. Never raises for what `encode` wrote."""
-    plain, notes = encoded
-    if notes == _ONE_TABLE:  # the usual result; a long log has thousands
-        return LuaDict(plain) if isinstance(plain, dict) else LuaList(plain)
-    return _decode(plain, notes, "") if notes else plain
-
-
-def _decode(plain: Plain, notes: Notes, path: str) -> Any:
-    note = notes.get(path)
-    tag = note[0] if note else None
-    if tag in _READ:
-        return _READ[tag](plain)
-    if tag == "float":
-        return float(note[1] if note and len(note) > 1 else plain)
-    if tag == "surrogates" and note:
-        return base64.b64decode(note[1]).decode("utf-8", "surrogatepass")
-    if isinstance(plain, dict):
-        keys = notes.get(f"{path}#keys")
-        exact = keys[1] if keys else {}
-        value = {
-            _key(exact[name]) if name in exact else name: _decode(item, notes, f"{path}/{escape(name)}")
-            for name, item in plain.items()
-        }
-        if tag == "model" and note:
-            return _model(note[1], note[2:], value)
-        return _MAPPINGS[tag](value) if tag else value
-    if isinstance(plain, list):
-        items = [_decode(item, notes, f"{path}/{index}") for index, item in enumerate(plain)]
-        try:
-            return _SEQUENCES[tag](items) if tag else items
-        except TypeError:  # a set one of whose items was only described (`encode_leniently`)
-            return items
-    return plain
-
-
-def _key(encoded: list[Any]) -> Any:
-    """A key that is not text; one that was described only (`encode_leniently`) comes back as its description."""
-    key = decode(Encoded(*encoded))
-    try:
-        hash(key)
-    except TypeError:
-        return dumps(encoded[0]).decode()
-    return key
-
-
-_ONE_TABLE: Notes = {"": ["lua"]}
-_MAPPINGS: dict[str, Callable[[dict[Any, Any]], Any]] = {"lua": LuaDict, "python": PythonDict}
-_SEQUENCES: dict[str, Callable[[list[Any]], Any]] = {
-    "tuple": tuple,
-    "set": set,
-    "frozenset": frozenset,
-    "lua": LuaList,
-    "python": PythonList,
-}
-
-
-def _find_model(name: str) -> type[BaseModel] | None:
-    """The model of that name, if its module is loaded.
-
-    Nothing is ever imported or called on the word of stored data: names are looked up in namespaces, past any
-    `__getattr__` that would import.
-    """
-    module, _, qualname = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, "__dict__", {}).get(part)
-    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
-
-
-def _model(name: str, rest: list[Any], fields: dict[str, Any]) -> Any:
-    """The model as it was: no validator and no hook runs, as they ran when it was made."""
-    found = _find_model(name)
-    if found is None:
-        return UnknownModel(fields, name, rest)
-    unset, *private = rest
-    declared = found.model_fields
-    extra = {key: value for key, value in fields.items() if key not in declared}
-    value = found.__new__(found)
-    for slot, content in (
-        ("__dict__", {key: value for key, value in fields.items() if key in declared}),
-        ("__pydantic_fields_set__", set(fields).difference(unset)),
-        ("__pydantic_extra__", extra if found.model_config.get("extra") == "allow" else None),
-        (
-            "__pydantic_private__",
-            decode(Encoded(*private[0])) if private else {} if found.__private_attributes__ else None,
-        ),
-    ):
-        object.__setattr__(value, slot, content)
-    return value
