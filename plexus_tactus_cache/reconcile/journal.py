@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from plexus_tactus_cache.document.decoding import decode
-from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, Variables, build_log, key_value
+from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, Variables, key_value
+from plexus_tactus_cache.document.entries import build_log
 from plexus_tactus_cache.document.models import Conflict
 from plexus_tactus_cache.document.plain import Encoded, digest
 from plexus_tactus_cache.errors import ConflictOutdated

@@ -19,14 +19,12 @@ from plexus_tactus_cache.document.encoded import (
     EntryRecord,
     Part,
     Variables,
-    build_log,
-    capture,
-    encode_entry,
     key_text,
     key_value,
     value_digest,
 )
 from plexus_tactus_cache.document.encoding import encode, holds_lua
+from plexus_tactus_cache.document.entries import build_log, capture, encode_entry
 from plexus_tactus_cache.document.models import ASYNC_PROCEDURES, ExecutionLog, NamedCheckpoint, ProcedureMetadata
 from plexus_tactus_cache.document.plain import Encoded, fingerprint
 from plexus_tactus_cache.errors import ValueNotSerializable
