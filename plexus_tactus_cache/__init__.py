@@ -2,15 +2,8 @@
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.document.models import (
-    CacheStatus,
-    CheckpointEntry,
-    Conflict,
-    ProcedureMetadata,
-    ProcedureStatus,
-    SourceLocation,
-    SyncReport,
-)
+from plexus_tactus_cache.document.models import CheckpointEntry, ProcedureMetadata, SourceLocation
+from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
     CacheClosed,
     CacheCorrupted,

@@ -20,7 +20,8 @@ from typing import Any, Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.document.encoded import Changes
-from plexus_tactus_cache.document.models import CacheStatus, Conflict, ProcedureStatus, SyncReport, is_builtin
+from plexus_tactus_cache.document.models import is_builtin
+from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
     CacheClosed,
     ConflictNotFound,

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from plexus_tactus_cache.cache import ProcedureCache
 from plexus_tactus_cache.cli.run import add_command
-from plexus_tactus_cache.document.models import CacheStatus, CheckpointEntry, ProcedureStatus
+from plexus_tactus_cache.document.models import CheckpointEntry
+from plexus_tactus_cache.document.reports import CacheStatus, ProcedureStatus
 from plexus_tactus_cache.errors import ProcedureNotFound, StorageError, StoreReadOnly
 from plexus_tactus_cache.settings import default_directory
 from plexus_tactus_cache.store.rows import DATABASE

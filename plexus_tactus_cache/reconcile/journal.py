@@ -16,8 +16,8 @@ import orjson
 from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, Variables, key_value
 from plexus_tactus_cache.document.entries import build_log
-from plexus_tactus_cache.document.models import Conflict
 from plexus_tactus_cache.document.plain import Encoded, digest
+from plexus_tactus_cache.document.reports import Conflict
 from plexus_tactus_cache.errors import ConflictOutdated
 from plexus_tactus_cache.reconcile.decide import Base, PartName, Remote, SetAside, Side, log_digests
 from plexus_tactus_cache.reconcile.merge import difference

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import backoff
 
-from plexus_tactus_cache.document.models import SyncReport
+from plexus_tactus_cache.document.reports import SyncReport
 from plexus_tactus_cache.envelope.placement import TooLarge
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
 from plexus_tactus_cache.reconcile.decide import Remote, attachments_from_json
