@@ -1,4 +1,4 @@
-"""Layout: which parts of an envelope stay in the record, and which become attachments in S3. No I/O.
+"""Placement: which parts of an envelope stay in the record, and which become attachments in S3. No I/O.
 
 A part in S3 leaves a pointer `{"_s3_key": ...}` behind, which Plexus's own adapter and dashboard follow
 (plexus-facts.md §6). What a record can hold is limited: 400 KB for the whole item, 32 levels of nesting (§3).
@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from plexus_tactus_cache.document.encoded import Document
 from plexus_tactus_cache.document.plain import digest, dumps
-from plexus_tactus_cache.envelope.parse import BOOK, BOOKKEEPING, LOG, POINTER, RANGES, write_log
+from plexus_tactus_cache.envelope.build import write_log
+from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, LOG, PARTS, POINTER, part_of, with_parts
 from plexus_tactus_cache.envelope.segments import Range, cut
 
 Policy = Literal["auto", "always", "never"]
@@ -23,7 +24,7 @@ TAIL = "tail"
 MAX_DEPTH = 32  # levels of nesting in an item of DynamoDB, the attribute itself being the first
 # In the order in which they leave the record, ties in size aside: what a dashboard reads goes last.
 _LAST = ("dashboard_state", "state")
-PARTS = ("checkpoints", "state", "lua_state", "dashboard_state", BOOK)
+ATTACHABLE = (*PARTS, "dashboard_state", BOOK)
 
 
 class Attachment(NamedTuple):
@@ -35,7 +36,7 @@ class Attachment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Placement:
     """An envelope as it goes into the record, and what has to be in S3 before."""
 
     metadata: dict[str, Any]
@@ -57,12 +58,12 @@ class TooLarge(Exception):
 def segmented(
     metadata: dict[str, Any],
     document: Document,
-    before: Layout,
+    before: Placement,
     stored: Mapping[str, Attachment],
     new_key: Callable[[str], str],
     *,
     compact: bool,
-) -> Layout:
+) -> Placement:
     """`metadata` with its log in segments, once that is long: for readers who know of them, under `cache`,
 
         "log": {"pointer": key, "over": count, "segments": [[key, start, end], ...], "tail": write_log(...)}
@@ -72,12 +73,12 @@ def segmented(
 
     Args:
         before: the attachments that the record has.
-        stored: as for `lay_out`.
+        stored: as for `place`.
     """
     checkpoints = metadata["checkpoints"]
     sizes = [len(dumps(entry)) for entry in checkpoints.values()]
     if sum(sizes) < SEGMENTS_FROM:
-        return Layout(metadata)
+        return Placement(metadata)
     written: dict[Range, tuple[dict[str, Any], str]] = {}
 
     def content(one: Range) -> tuple[dict[str, Any], str]:
@@ -114,7 +115,7 @@ def segmented(
         LOG: {"pointer": whole.key, "over": over, "segments": segments, "tail": tail},
     }
     metadata = {**metadata, "checkpoints": {POINTER: whole.key}, BOOKKEEPING: bookkeeping}
-    return Layout(metadata, attachments, uploads, over)
+    return Placement(metadata, attachments, uploads, over)
 
 
 def segment_name(start: int, end: int) -> str:
@@ -127,13 +128,13 @@ def is_of_segments(name: str) -> bool:
     return name == TAIL or name.startswith("segment ")
 
 
-def lay_out(
-    begun: Layout,
+def place(
+    begun: Placement,
     policy: Policy,
     limit: int,
     stored: Mapping[str, Attachment],
     new_key: Callable[[str], str],
-) -> Layout:
+) -> Placement:
     """Decide for each part of the metadata where it is kept.
 
     Args:
@@ -145,7 +146,7 @@ def lay_out(
     Raises TooLarge, with sizes.
     """
     metadata = begun.metadata
-    found = {name: part for name in PARTS if (part := part_of(metadata, name)) and POINTER not in part}
+    found = {name: part for name in ATTACHABLE if (part := part_of(metadata, name)) and POINTER not in part}
     bodies = {name: dumps(part) for name, part in found.items()}
     rest = len(dumps(metadata)) - sum(map(len, bodies.values()))
     depths = {name: _depth(part) + (2 if name == BOOK else 1) for name, part in found.items()}
@@ -172,47 +173,7 @@ def lay_out(
         if known is None:
             uploads[attachments[name].key] = bodies[name]
     moved = {name: {POINTER: attachments[name].key} for name in leaving}
-    return Layout(with_parts(metadata, moved), attachments, uploads, begun.over)
-
-
-def part_of(metadata: Mapping[str, Any], name: str) -> Any:
-    """A part of the metadata; None where there is none."""
-    if name != BOOK:
-        return metadata.get(name)
-    book = metadata.get(BOOKKEEPING)
-    return book.get(BOOK) if isinstance(book, dict) else None
-
-
-def with_parts(metadata: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata with other values of some of its parts; RANGES are those of its log."""
-    changed = {**metadata, **{name: part for name, part in parts.items() if name not in (BOOK, RANGES)}}
-    if RANGES in parts:
-        changed[BOOKKEEPING] = {**metadata[BOOKKEEPING], LOG: {RANGES: parts[RANGES]}}
-    if BOOK in parts:
-        changed[BOOKKEEPING] = {**changed[BOOKKEEPING], BOOK: parts[BOOK]}
-    return changed
-
-
-def pointers(metadata: Any) -> dict[str, str]:
-    """The keys in S3 that parts of a document point to, by part. The dashboard's is not one: nobody reads it back."""
-    if not isinstance(metadata, dict):
-        return {}
-    found = {name: part_of(metadata, name) for name in PARTS if name != "dashboard_state"}
-    return {
-        name: part[POINTER]
-        for name, part in found.items()
-        if isinstance(part, dict) and isinstance(part.get(POINTER), str)
-    }
-
-
-def manifest_of(metadata: Any) -> dict[str, Any] | None:
-    """What the bookkeeping says of a log in segments; None where there is none, or `checkpoints` is not in S3.
-
-    Inline checkpoints are another writer's: a reset.
-    """
-    bookkeeping = metadata.get(BOOKKEEPING) if isinstance(metadata, dict) else None
-    found = bookkeeping.get(LOG) if isinstance(bookkeeping, dict) else None
-    return found if isinstance(found, dict) and "checkpoints" in pointers(metadata) else None
+    return Placement(with_parts(metadata, moved), attachments, uploads, begun.over)
 
 
 def _depth(value: Any) -> int:

@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part
 from plexus_tactus_cache.document.plain import digest
-from plexus_tactus_cache.envelope.parse import BOOK, Envelope, entry_digest, entry_keys
+from plexus_tactus_cache.envelope.parts import BOOK, Envelope, entry_digest, entry_keys
 from plexus_tactus_cache.envelope.placement import Attachment
 
 Side = Literal["local", "remote"]
@@ -94,7 +94,7 @@ class Remote:
     waiting_on_message_id: str | None
     envelope: Envelope
     attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
-    over: int = 0  # see Layout
+    over: int = 0  # see Placement
     unchanged: frozenset[str] = frozenset()  # parts that were not fetched: they are those of the base `relative_to`
     relative_to: str | None = None  # token of the base, or push id of the push without an answer that landed
 
@@ -138,7 +138,7 @@ class Base:
     digests: Digests
     foreign: dict[str, Any] = field(default_factory=dict)
     attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
-    over: int = 0  # see Layout
+    over: int = 0  # see Placement
 
     @staticmethod
     def of(remote: Remote, before: Base | None) -> Base:

@@ -218,7 +218,7 @@ class SyncEngine:
                 )
                 self._park(procedure_id, reason, now, done)
                 continue
-            if push.layout.uploads:
+            if push.placement.uploads:
                 slow.append(push)
                 continue
             if batch and (size + push.update.size > limit or len(batch) >= PUSH_BATCH):

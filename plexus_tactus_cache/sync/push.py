@@ -11,9 +11,9 @@ from typing import Any
 
 from plexus_tactus_cache.document.encoded import Document
 from plexus_tactus_cache.document.plain import dumps
+from plexus_tactus_cache.envelope.build import build
 from plexus_tactus_cache.envelope.dashboard import looks_like_optimizer, project
-from plexus_tactus_cache.envelope.parse import build
-from plexus_tactus_cache.envelope.placement import Attachment, Layout, TooLarge, lay_out, segmented
+from plexus_tactus_cache.envelope.placement import Attachment, Placement, TooLarge, place, segmented
 from plexus_tactus_cache.reconcile.decide import Base, Digests, attachments_to_json, digests_to_json, log_digests
 from plexus_tactus_cache.remote.attachments import new_key
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
@@ -41,7 +41,7 @@ class Push:
     push_id: str
     version: int
     digests: Digests
-    layout: Layout
+    placement: Placement
     repeated: bool = False  # an earlier attempt went out under the same push id
 
     @property
@@ -82,10 +82,10 @@ class Outgoing:
         status = (document.status, document.waiting_on_message_id)
         before = base or Base(updated_at="", digests=Digests())
         confirmed = (before.digests.status, before.digests.waiting_on_message_id)
-        layout = self._lay_out(procedure_id, document, before, push_id, now)
+        placement = self._place(procedure_id, document, before, push_id, now)
         update = Update(
             procedure_id=procedure_id,
-            metadata=dumps(layout.metadata),
+            metadata=dumps(placement.metadata),
             base=before,
             creation=creation,
             status=(document.status, document.waiting_on_message_id)
@@ -95,9 +95,9 @@ class Outgoing:
         digests = Digests.of(document)
         if document.status is None:  # not sent, so what is there stays
             digests = dataclasses.replace(digests, status=confirmed[0], waiting_on_message_id=confirmed[1])
-        return Push(update, push_id, header.version, digests, layout)
+        return Push(update, push_id, header.version, digests, placement)
 
-    def _lay_out(self, procedure_id: str, document: Document, base: Base, push_id: str, now: float) -> Layout:
+    def _place(self, procedure_id: str, document: Document, base: Base, push_id: str, now: float) -> Placement:
         """The document as it goes into its record. Raises TooLarge, with the way out."""
         metadata = build(document, base.foreign, push_id)
         there = self._procedures.attachments is not None
@@ -116,14 +116,14 @@ class Outgoing:
         def key_for(part: str) -> str:
             return new_key(procedure_id, part, uuid.uuid4().hex)
 
-        layout = Layout(metadata)
+        placement = Placement(metadata)
         if policy == "always" or (policy == "auto" and now >= self._segments_again):
-            before = Layout(metadata, base.attachments, over=base.over)
+            before = Placement(metadata, base.attachments, over=base.over)
             went_on = log_digests(document.log)[: len(base.digests.log)] == base.digests.log
             resting = document.status not in RUNNING
-            layout = segmented(metadata, document, before, stored, key_for, compact=resting or not went_on)
+            placement = segmented(metadata, document, before, stored, key_for, compact=resting or not went_on)
         try:
-            return lay_out(layout, policy, limit, stored, key_for)
+            return place(placement, policy, limit, stored, key_for)
         except TooLarge as error:
             advice = (
                 "set attachments=auto, so that it can go to S3"
@@ -149,14 +149,14 @@ class Outgoing:
                 sent[push.push_id] = {
                     "version": push.version,
                     "digests": digests_to_json(push.digests),
-                    "attachments": attachments_to_json(push.layout.attachments),
-                    "over": push.layout.over,
+                    "attachments": attachments_to_json(push.placement.attachments),
+                    "over": push.placement.over,
                 }
                 self._store.put_sent(push.procedure_id, sent)
 
     def can_do_without_s3(self, push: Push, now: float) -> bool:
         """Whether S3, which failed, was asked for nothing but the length of the log: not again for a while."""
-        if not push.layout.over or now < self._segments_again or self._settings.attachments == "always":
+        if not push.placement.over or now < self._segments_again or self._settings.attachments == "always":
             return False
         self._segments_again = now + SEGMENTS_RETRY
         return True
@@ -167,22 +167,22 @@ class Outgoing:
         Every key is noted durably before it is used, so that nothing is left behind there unknown.
         """
         attachments = self._procedures.attachments
-        if not push.layout.uploads or attachments is None:
+        if not push.placement.uploads or attachments is None:
             return None
-        marks = {one.key: one.digest for one in push.layout.attachments.values()}
+        marks = {one.key: one.digest for one in push.placement.attachments.values()}
         procedure_id = push.procedure_id
-        self._note_uploads(procedure_id, dict.fromkeys(push.layout.uploads, ""))
-        for key, body in push.layout.uploads.items():
+        self._note_uploads(procedure_id, dict.fromkeys(push.placement.uploads, ""))
+        for key, body in push.placement.uploads.items():
             try:
                 attachments.put(key, body)
             except RequestFailed as error:
-                size = sum(map(len, push.layout.uploads.values()))
+                size = sum(map(len, push.placement.uploads.values()))
                 message = f"{size:,} bytes of it have to go to S3: {error.failure.message}"
                 if error.failure.kind is FailureClass.REFUSED:
                     message += "; mend that, or make the state smaller, then `plexus-tactus-cache retry`"
                 return dataclasses.replace(error.failure, message=message)
             self._note_uploads(procedure_id, {key: marks[key]})
-        push.layout.uploads.clear()  # should the batch be sent again in parts
+        push.placement.uploads.clear()  # should the batch be sent again in parts
         return None
 
     def _note_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
@@ -230,11 +230,11 @@ class Outgoing:
             clean = header.version == push.version
             header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
             self._store.put_header(procedure_id, header)
-            layout = push.layout
-            base = Base(updated_at, push.digests, push.update.base.foreign, layout.attachments, layout.over)
+            placement = push.placement
+            base = Base(updated_at, push.digests, push.update.base.foreign, placement.attachments, placement.over)
             self._store.put_base(procedure_id, base.to_json())
             uploads = self._store.uploads(procedure_id)
-            kept = {one.key for one in push.layout.attachments.values()}
+            kept = {one.key for one in push.placement.attachments.values()}
             self._store.put_garbage(procedure_id, uploads.keys() - kept, now + self._settings.attachments_retention)
             self._store.put_uploads(procedure_id, {key: mark for key, mark in uploads.items() if key in kept})
             self._store.put_sent(procedure_id, {})

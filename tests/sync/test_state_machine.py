@@ -52,7 +52,8 @@ from plexus_tactus_cache import (
     SyncReport,
 )
 from plexus_tactus_cache.document.encoded import Document, key_text
-from plexus_tactus_cache.envelope.parse import OWNED, entry_keys, parse
+from plexus_tactus_cache.envelope.parse import parse
+from plexus_tactus_cache.envelope.parts import OWNED, entry_keys
 from plexus_tactus_cache.reconcile.decide import FORK, Digests, Remote
 from plexus_tactus_cache.store.row_store import LocalStore
 from plexus_tactus_cache.sync.reconciler import DOUBT_SECONDS
