@@ -27,159 +27,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from itertools import takewhile
 from typing import Any, Literal
 
-from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part
-from plexus_tactus_cache.document.plain import digest
-from plexus_tactus_cache.envelope.parts import BOOK, Envelope, entry_digest, entry_keys
-from plexus_tactus_cache.envelope.placement import Attachment
+from plexus_tactus_cache.envelope.parts import BOOK, Envelope
+from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote
 
 Side = Literal["local", "remote"]
 OnFork = Literal["park", "local", "remote"]
 PartName = Literal["execution_log", "state", "lua_state", "status", "async_procedures"]
 
 FINISHED = frozenset({"COMPLETE", "COMPLETED", "FAILED", "ERROR", "CANCELLED"})
-
-
-@dataclass(frozen=True)
-class Digests:
-    """A document, reduced to what comparing with Plexus needs."""
-
-    log: tuple[str, ...] = ()
-    replay_index: int = 0
-    state: Mapping[str, str] = field(default_factory=dict)
-    lua_state: Mapping[str, str] = field(default_factory=dict)
-    extras: str | None = None
-    status: str | None = None
-    waiting_on_message_id: str | None = None
-    runs: tuple[str, ...] = ()  # the run ids in the log, sorted
-
-    @staticmethod
-    def of(document: Document) -> Digests:
-        return Digests(
-            log=log_digests(document.log),
-            replay_index=document.replay_index,
-            state=_part(document.state),
-            lua_state=_part(document.lua_state),
-            extras=None if document.extras is None else digest(document.extras.plain),
-            status=document.status,
-            waiting_on_message_id=document.waiting_on_message_id,
-            runs=document.runs,
-        )
-
-    @property
-    def blank(self) -> bool:
-        """Nothing of ours is in it; a status may be."""
-        return not (self.log or self.state or self.lua_state or self.extras)
-
-
-def log_digests(log: list[EntryRecord]) -> tuple[str, ...]:
-    """One mark per entry: equal for the same position, type (or name), run and result."""
-    return tuple(entry_digest(key, entry) for key, entry in zip(entry_keys(log), log, strict=True))
-
-
-def _part(part: Part) -> dict[str, str]:
-    return {key: digest(value.plain) for key, value in part.items()}
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A record as it was read from Plexus."""
-
-    updated_at: str
-    status: str | None
-    waiting_on_message_id: str | None
-    envelope: Envelope
-    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
-    over: int = 0  # see Placement
-    unchanged: frozenset[str] = frozenset()  # parts that were not fetched: they are those of the base `relative_to`
-    relative_to: str | None = None  # token of the base, or push id of the push without an answer that landed
-
-    def digests(self, base: Base | None) -> Digests:
-        """The digests of the whole, `base` being the one that `unchanged` is about."""
-        found = Digests.of(self.document)
-        if base is None or not self.unchanged:
-            return found
-        before = base.digests
-        kept: dict[str, Any] = {}
-        if "checkpoints" in self.unchanged:
-            kept |= {"log": before.log, "runs": before.runs, "replay_index": self.envelope.replay_index}
-        if "state" in self.unchanged:
-            kept["state"] = before.state
-        if "lua_state" in self.unchanged:
-            kept["lua_state"] = before.lua_state
-        if BOOK in self.unchanged:
-            kept["extras"] = before.extras
-        return dataclasses.replace(found, **kept)
-
-    @property
-    def document(self) -> Document:
-        found = self.envelope.document
-        return Document(
-            log=found.log,
-            replay_index=found.replay_index,
-            state=found.state,
-            lua_state=found.lua_state,
-            extras=found.extras,
-            variables=found.variables,
-            status=self.status,
-            waiting_on_message_id=self.waiting_on_message_id,
-        )
-
-
-@dataclass(frozen=True)
-class Base:
-    """The record as Plexus last confirmed it: digests of the document, the token, and the foreign keys."""
-
-    updated_at: str
-    digests: Digests
-    foreign: dict[str, Any] = field(default_factory=dict)
-    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
-    over: int = 0  # see Placement
-
-    @staticmethod
-    def of(remote: Remote, before: Base | None) -> Base:
-        """`before`: the base that the remote was read against."""
-        digests = remote.digests(before)
-        return Base(remote.updated_at, digests, remote.envelope.foreign, remote.attachments, remote.over)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "updated_at": self.updated_at,
-            "digests": digests_to_json(self.digests),
-            "foreign": self.foreign,
-            "attachments": attachments_to_json(self.attachments),
-            "over": self.over,
-        }
-
-    @staticmethod
-    def from_json(stored: dict[str, Any]) -> Base:
-        return Base(
-            stored["updated_at"],
-            digests_from_json(stored["digests"]),
-            stored["foreign"],
-            attachments_from_json(stored["attachments"]),
-            stored["over"],
-        )
-
-
-def attachments_to_json(attachments: Mapping[str, Attachment]) -> dict[str, Any]:
-    return {name: list(one) for name, one in attachments.items()}
-
-
-def attachments_from_json(stored: Mapping[str, Any]) -> dict[str, Attachment]:
-    return {name: Attachment(*one) for name, one in stored.items()}
-
-
-def digests_to_json(digests: Digests) -> dict[str, Any]:
-    return {name: getattr(digests, name) for name in Digests.__dataclass_fields__}
-
-
-def digests_from_json(stored: dict[str, Any]) -> Digests:
-    return Digests(**{**stored, "log": tuple(stored["log"]), "runs": tuple(stored["runs"])})
 
 
 class Action(Enum):

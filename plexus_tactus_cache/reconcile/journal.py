@@ -19,8 +19,9 @@ from plexus_tactus_cache.document.entries import build_log
 from plexus_tactus_cache.document.plain import Encoded, digest
 from plexus_tactus_cache.document.reports import Conflict
 from plexus_tactus_cache.errors import ConflictOutdated
-from plexus_tactus_cache.reconcile.decide import Base, PartName, Remote, SetAside, Side, log_digests
+from plexus_tactus_cache.reconcile.decide import PartName, SetAside, Side
 from plexus_tactus_cache.reconcile.merge import difference
+from plexus_tactus_cache.reconcile.snapshot import Base, Remote, log_digests
 
 
 class ConflictRecord(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, value_digest
 from plexus_tactus_cache.document.plain import Encoded, digest
-from plexus_tactus_cache.reconcile.decide import Plan, log_digests
+from plexus_tactus_cache.reconcile.decide import Plan
+from plexus_tactus_cache.reconcile.snapshot import log_digests
 
 
 def merged(local: Document, remote: Document, plan: Plan) -> Document:

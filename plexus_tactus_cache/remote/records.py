@@ -13,7 +13,7 @@ from plexus_tactus_cache.document.plain import canonical, digest, dumps
 from plexus_tactus_cache.envelope.parse import parse, same_entries
 from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, RANGES, Envelope, manifest_of, pointers, with_parts
 from plexus_tactus_cache.envelope.placement import TAIL, Attachment, is_of_segments, segment_name
-from plexus_tactus_cache.reconcile.decide import Base, Remote
+from plexus_tactus_cache.reconcile.snapshot import Base, Remote
 from plexus_tactus_cache.remote.attachments import Attachments, is_unique
 from plexus_tactus_cache.remote.client import GraphQLClient, keep_payloads_out_of_the_log
 from plexus_tactus_cache.remote.failures import (

@@ -18,9 +18,9 @@ from typing import Any
 from plexus_tactus_cache.document.encoded import Changes, Document, key_text
 from plexus_tactus_cache.document.plain import Encoded
 from plexus_tactus_cache.errors import LocalStoreError, RunSuperseded, ValueNotSerializable
-from plexus_tactus_cache.reconcile.decide import log_digests
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.reconcile.merge import difference
+from plexus_tactus_cache.reconcile.snapshot import log_digests
 from plexus_tactus_cache.store.live_object import Delta, LiveDocument
 from plexus_tactus_cache.store.row_store import Header, LocalStore
 

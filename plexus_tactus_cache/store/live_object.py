@@ -28,7 +28,8 @@ from plexus_tactus_cache.document.entries import build_log, capture, encode_entr
 from plexus_tactus_cache.document.models import ASYNC_PROCEDURES, ExecutionLog, NamedCheckpoint, ProcedureMetadata
 from plexus_tactus_cache.document.plain import Encoded, fingerprint
 from plexus_tactus_cache.errors import ValueNotSerializable
-from plexus_tactus_cache.reconcile.decide import PartName, log_digests
+from plexus_tactus_cache.reconcile.decide import PartName
+from plexus_tactus_cache.reconcile.snapshot import log_digests
 from plexus_tactus_cache.store.row_store import Header
 
 

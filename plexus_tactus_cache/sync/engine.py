@@ -26,7 +26,7 @@ import backoff
 from plexus_tactus_cache.document.reports import SyncReport
 from plexus_tactus_cache.envelope.placement import TooLarge
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
-from plexus_tactus_cache.reconcile.decide import Remote, attachments_from_json
+from plexus_tactus_cache.reconcile.snapshot import Remote, attachments_from_json
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.remote.records import Known, Procedures
 from plexus_tactus_cache.settings import CacheSettings

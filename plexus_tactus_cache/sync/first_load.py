@@ -6,7 +6,7 @@ import logging
 import time
 
 from plexus_tactus_cache.errors import RemoteUnavailable
-from plexus_tactus_cache.reconcile.decide import Remote
+from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.row_store import LocalStore

@@ -14,7 +14,7 @@ from plexus_tactus_cache.document.plain import dumps
 from plexus_tactus_cache.envelope.build import build
 from plexus_tactus_cache.envelope.dashboard import looks_like_optimizer, project
 from plexus_tactus_cache.envelope.placement import Attachment, Placement, TooLarge, place, segmented
-from plexus_tactus_cache.reconcile.decide import Base, Digests, attachments_to_json, digests_to_json, log_digests
+from plexus_tactus_cache.reconcile.snapshot import Base, Digests, attachments_to_json, digests_to_json, log_digests
 from plexus_tactus_cache.remote.attachments import new_key
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, Update

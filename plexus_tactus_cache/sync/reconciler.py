@@ -8,22 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plexus_tactus_cache.document.encoded import Document
-from plexus_tactus_cache.reconcile.decide import (
-    FORK,
-    TWO_WAYS,
-    Action,
-    Base,
-    Digests,
-    OnFork,
-    Plan,
-    Remote,
-    Side,
-    attachments_from_json,
-    digests_from_json,
-    reconcile,
-)
+from plexus_tactus_cache.reconcile.decide import FORK, TWO_WAYS, Action, OnFork, Plan, Side, reconcile
 from plexus_tactus_cache.reconcile.journal import open_fork, record_of
 from plexus_tactus_cache.reconcile.merge import difference, merged
+from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote, attachments_from_json, digests_from_json
 from plexus_tactus_cache.store.row_store import Header, LocalStore, Pending
 
 log = logging.getLogger("plexus_tactus_cache")

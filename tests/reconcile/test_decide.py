@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, key_text
 from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.envelope.parts import Envelope
-from plexus_tactus_cache.reconcile.decide import Action, Base, Digests, Plan, Remote, reconcile
+from plexus_tactus_cache.reconcile.decide import Action, Plan, reconcile
 from plexus_tactus_cache.reconcile.merge import merged
+from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote
 
 STATUSES = [None, "PENDING", "RUNNING", "COMPLETE", "FAILED", "CANCELLED", "STALLED", "WAITING_FOR_HUMAN"]
 
