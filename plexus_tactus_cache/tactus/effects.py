@@ -6,17 +6,32 @@ agents remember (their conversations and turn counts), Iterations and Stop.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tactus.primitives.tool import ToolCall
 
 from plexus_tactus_cache.document.lua import describe, revive
 
-if TYPE_CHECKING:
-    from plexus_tactus_cache.tactus.context import DurableContext
-
 _SIMPLE = ("iterations_primitive", "stop_primitive")  # all that they know is their attributes
+
+
+class State(Protocol):
+    """What effects need of the procedure's State."""
+
+    def changes(self, keys: Iterable[Any]) -> dict[str, Any]: ...
+
+    def redo(self, changes: dict[str, Any]) -> None: ...
+
+
+class Context(Protocol):
+    """What effects need of the context that the procedure runs in."""
+
+    @property
+    def state(self) -> State | None: ...
+
+    def new_table(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +46,7 @@ class Mark:
 class Effects:
     """The effects of checkpoints on one runtime."""
 
-    def __init__(self, runtime: Any, context: DurableContext) -> None:
+    def __init__(self, runtime: Any, context: Context) -> None:
         self._runtime = runtime
         self._context = context
 
