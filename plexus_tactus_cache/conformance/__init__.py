@@ -15,6 +15,7 @@ NotConforming. `python -m plexus_tactus_cache.conformance` prints how Tactus's o
 """
 
 from plexus_tactus_cache.conformance.checks import CHECKS
-from plexus_tactus_cache.conformance.harness import Check, Factory, NotConforming, Outcome, run_checks
+from plexus_tactus_cache.conformance.harness import Check, Factory, NotConforming
+from plexus_tactus_cache.conformance.runner import Outcome, run_checks
 
 __all__ = ["CHECKS", "Check", "Factory", "NotConforming", "Outcome", "run_checks"]

@@ -1,9 +1,8 @@
-"""Checks and how they are run."""
+"""What a check is made of."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,29 +32,6 @@ class Check:
     def run(self, factory: Factory, directory: Path) -> None:
         """Raises NotConforming, or whatever the backend raises. `directory` has to be empty."""
         self.body(lambda: factory(directory))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a backend did in one check; `problem` is None if it passes."""
-
-    check: Check
-    problem: str | None
-
-
-def run_checks(factory: Factory, checks: Iterable[Check] | None = None) -> list[Outcome]:
-    """Put a backend through the checks (default: all), each on a directory of its own."""
-    from plexus_tactus_cache.conformance.checks import CHECKS
-
-    outcomes = []
-    for check in CHECKS if checks is None else checks:
-        with tempfile.TemporaryDirectory(prefix="conformance-") as directory:
-            try:
-                check.run(factory, Path(directory))
-                outcomes.append(Outcome(check, None))
-            except Exception as error:  # noqa: BLE001  # whatever a backend raises is a finding
-                outcomes.append(Outcome(check, f"{type(error).__name__}: {error}"))
-    return outcomes
 
 
 def expect(found: Any, wanted: Any, what: str) -> None:
