@@ -27,7 +27,7 @@ _WAITS = 3
 _INTERRUPTED = 130
 
 
-def add_command(commands: Any, common: argparse.ArgumentParser) -> None:
+def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add `run` to the command line."""
     parser = commands.add_parser(
         "run", parents=[common], help="run a procedure on the cache; --resume goes on after the last checkpoint"

@@ -1,0 +1,51 @@
+"""What the groups of commands share: options, opening the store, and how things are printed."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+from pydantic import BaseModel
+
+from plexus_tactus_cache.cache import ProcedureCache, endpoint_of
+from plexus_tactus_cache.errors import StoreReadOnly
+from plexus_tactus_cache.remote.client import PlexusClient
+from plexus_tactus_cache.settings import default_directory
+from plexus_tactus_cache.store.rows import DATABASE
+
+
+def common_options() -> argparse.ArgumentParser:
+    """The options of every command."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--directory", type=Path, help="the store; default: PLEXUS_CACHE_DIR, else the one of PLEXUS_API_URL"
+    )
+    common.add_argument("--json", action="store_true", help="print JSON")
+    common.set_defaults(open=open_store)
+    return common
+
+
+def open_store(options: argparse.Namespace) -> ProcedureCache:
+    """The cache asked for. Looking at a store that is not there must not make one."""
+    directory = options.directory or default_directory(endpoint_of(PlexusClient.from_environment()))
+    if not (directory / DATABASE).exists():
+        raise StoreReadOnly(f"there is no store in {directory}: name one with --directory or PLEXUS_CACHE_DIR")
+    # Only `sync` may push: looking must change nothing.
+    return ProcedureCache(directory=directory, background=False)
+
+
+def when(moment: float | None) -> str:
+    """A time for people."""
+    if moment is None:
+        return "never"
+    return dt.datetime.fromtimestamp(moment).astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def print_json(found: BaseModel | Sequence[BaseModel]) -> None:
+    """Reports for programs."""
+    plain = found.model_dump() if isinstance(found, BaseModel) else [one.model_dump() for one in found]
+    # values of conflicts can be anything; here they are to be looked at
+    print(orjson.dumps(plain, default=repr, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
