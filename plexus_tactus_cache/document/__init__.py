@@ -1,4 +1,4 @@
-"""A document as values: the models that callers hold, and their exact encoding as JSON. Pure."""
+"""Pure: a document as values, the models that callers hold and their exact encoding as JSON."""
 
 from plexus_tactus_cache.document.models import CheckpointEntry, ProcedureMetadata, SourceLocation
 

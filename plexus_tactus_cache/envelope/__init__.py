@@ -1,1 +1,1 @@
-"""A document as the JSON in `Procedure.metadata`, with what of it is kept in S3. Pure."""
+"""Pure: a document as the JSON in `Procedure.metadata`, with what of it is kept in S3."""

@@ -1,1 +1,1 @@
-"""What to do when a document and its record in Plexus differ, and what is set aside for a person. Pure."""
+"""Pure: what to do when a document and its record in Plexus differ, and what is set aside for a person."""

@@ -1,4 +1,4 @@
-"""DurableRuntime: Tactus's runtime, whose runs go on where they were interrupted. Needs Tactus."""
+"""DurableRuntime, for those who have Tactus: its runtime, whose runs go on where they were interrupted."""
 
 from plexus_tactus_cache.tactus.runtime import DurableRuntime, belongs_to, last_run
 
