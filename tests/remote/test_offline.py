@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import client_of, fast
@@ -57,7 +58,7 @@ def test_without_a_directory_it_is_not_that_of_the_endpoint(tmp_path: Path, monk
 def test_adapters_of_one_directory_with_and_without_a_client(
     plexus: Simulator, tmp_path: Path, offline_first: bool
 ) -> None:
-    clients = [OFFLINE, client_of(plexus)] if offline_first else [client_of(plexus), OFFLINE]
+    clients: list[Any] = [OFFLINE, client_of(plexus)] if offline_first else [client_of(plexus), OFFLINE]
     adapters = [PlexusStorageAdapter(client, "p", directory=tmp_path, settings=fast()) for client in clients]
     offline, online = adapters if offline_first else reversed(adapters)
     try:
