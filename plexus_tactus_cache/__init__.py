@@ -22,10 +22,10 @@ from plexus_tactus_cache.errors import (
     StoreReadOnly,
     ValueNotSerializable,
 )
-from plexus_tactus_cache.remote.client import PlexusClient
+from plexus_tactus_cache.remote.client import OFFLINE, PlexusClient
 from plexus_tactus_cache.settings import CacheSettings
 
-__all__ = [
+__all__ = [  # noqa: RUF022  # by the alphabet alone, constants too: who looks a name up need not know what it is
     "CacheClosed",
     "CacheCorrupted",
     "CacheSettings",
@@ -36,6 +36,7 @@ __all__ = [
     "ConflictOutdated",
     "EndpointMismatch",
     "LocalStoreError",
+    "OFFLINE",
     "PlexusClient",
     "PlexusStorageAdapter",
     "ProcedureCache",

@@ -15,7 +15,7 @@ from plexus_tactus_cache.store.traces import Traces
 
 if TYPE_CHECKING:
     from plexus_tactus_cache.cache import ProcedureCache
-    from plexus_tactus_cache.remote.client import GraphQLClient
+    from plexus_tactus_cache.remote.client import GraphQLClient, Offline
     from plexus_tactus_cache.settings import CacheSettings
     from plexus_tactus_cache.store.documents import Documents
     from plexus_tactus_cache.store.live_object import LiveDocument
@@ -35,7 +35,7 @@ class PlexusStorageAdapter:
 
     def __init__(
         self,
-        client: GraphQLClient | None,
+        client: GraphQLClient | Offline | None,
         procedure_id: str,
         *,
         directory: str | os.PathLike[str] | None = None,

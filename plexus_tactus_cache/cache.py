@@ -32,7 +32,14 @@ from plexus_tactus_cache.errors import (
 from plexus_tactus_cache.reconcile.decide import Side
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, conflict_of, restore
 from plexus_tactus_cache.remote.attachments import s3_or_none
-from plexus_tactus_cache.remote.client import URL_VARIABLE, GraphQLClient, PlexusClient
+from plexus_tactus_cache.remote.client import (
+    KEY_VARIABLE,
+    OFFLINE,
+    URL_VARIABLE,
+    GraphQLClient,
+    Offline,
+    client_or_none,
+)
 from plexus_tactus_cache.remote.failures import RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
@@ -56,7 +63,8 @@ class ProcedureCache:
 
     Args:
         client: a `PlexusClient`, or any object with `execute(query, variables)` such as Plexus's own; None: from
-            `PLEXUS_API_URL` and `PLEXUS_API_KEY`; without those everything is kept and nothing pushed.
+            `PLEXUS_API_URL` and `PLEXUS_API_KEY`; without those everything is kept and nothing pushed; `OFFLINE`: none,
+            whatever the environment says.
         directory: where; default: `PLEXUS_CACHE_DIR`, else a directory per API endpoint below the user's data
             directory.
         settings: default: from `PLEXUS_CACHE_*`.
@@ -72,7 +80,7 @@ class ProcedureCache:
 
     def __init__(
         self,
-        client: GraphQLClient | None = None,
+        client: GraphQLClient | Offline | None = None,
         directory: str | os.PathLike[str] | None = None,
         settings: CacheSettings | None = None,
         *,
@@ -82,7 +90,8 @@ class ProcedureCache:
         self._background = background
         self._projection = dashboard_state
         self.settings = settings or CacheSettings()
-        self._client = client or PlexusClient.from_environment(timeout=self.settings.request_timeout)
+        self._client = client_or_none(client, timeout=self.settings.request_timeout)
+        self._way_out = "the client is OFFLINE" if client is OFFLINE else f"set {URL_VARIABLE} and {KEY_VARIABLE}"
         self.endpoint = endpoint_of(self._client)
         self.directory = Path(directory).expanduser() if directory else default_directory(self.endpoint)
         self._store = LocalStore(
@@ -270,7 +279,7 @@ class ProcedureCache:
         if is_builtin(procedure_id):
             raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
         if self._engine is None:
-            raise RemoteUnavailable(self._store.rows.read_only or "no client: set PLEXUS_API_URL and PLEXUS_API_KEY")
+            raise RemoteUnavailable(self._store.rows.read_only or f"no client: {self._way_out}")
         self._bind()
         try:
             remote = self._engine.pull(procedure_id, time.time())
@@ -431,9 +440,9 @@ class ProcedureCache:
             self.check_open()
 
 
-def endpoint_of(client: GraphQLClient | None) -> str | None:
+def endpoint_of(client: GraphQLClient | Offline | None) -> str | None:
     """The API URL of a client, ours or Plexus's; without one, that of the environment."""
-    if client is None:
+    if client is None or client is OFFLINE:
         return None
     found = getattr(client, "api_url", None)
     return found if isinstance(found, str) else os.environ.get(URL_VARIABLE)
@@ -441,21 +450,21 @@ def endpoint_of(client: GraphQLClient | None) -> str | None:
 
 # --- one cache per directory and process ------------------------------------------------------------------
 
-_shared: dict[Path, ProcedureCache] = {}
+_shared: dict[tuple[Path, bool], ProcedureCache] = {}  # the bool: with a client; OFFLINE never gets one that has
 _shared_lock = threading.Lock()
 
 
 def shared_cache(
-    client: GraphQLClient | None, directory: str | os.PathLike[str] | None, settings: CacheSettings | None
+    client: GraphQLClient | Offline | None, directory: str | os.PathLike[str] | None, settings: CacheSettings | None
 ) -> ProcedureCache:
-    """This process's cache for `directory`, opened on first use and closed at exit."""
-    found_client = client or PlexusClient.from_environment()
+    """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
+    found_client = client_or_none(client)
     path = Path(directory).expanduser() if directory else default_directory(endpoint_of(found_client))
-    path = path.absolute()
+    key = path.absolute(), found_client is not None
     with _shared_lock:
-        cache = _shared.get(path)
+        cache = _shared.get(key)
         if cache is None or cache._closed:
-            cache = _shared[path] = ProcedureCache(client, path, settings)
+            cache = _shared[key] = ProcedureCache(client, key[0], settings)
         return cache
 
 

@@ -46,7 +46,7 @@ def open_cache(plexus: Simulator, tmp_path: Path) -> Iterator[OpenCache]:
 
 
 @pytest.fixture
-def offline_cache(tmp_path: Path) -> Iterator[OpenCache]:
+def open_offline(tmp_path: Path) -> Iterator[OpenCache]:
     """As `open_cache`, without a client: writes stay where they are, for an engine that the test drives."""
     opened: list[ProcedureCache] = []
 

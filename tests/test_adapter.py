@@ -298,15 +298,15 @@ METHODS: dict[str, Callable[[PlexusStorageAdapter], object]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_after_closing(offline_cache: OpenCache, method: str) -> None:
-    cache = offline_cache()
+def test_after_closing(open_offline: OpenCache, method: str) -> None:
+    cache = open_offline()
     known, unknown = cache.storage("p"), cache.storage("p")
     known.state_set("p", "k", 1)
     cache.close()
     for storage in (known, unknown):
         with pytest.raises(CacheClosed):
             METHODS[method](storage)
-    assert offline_cache().storage("p").get_state("p") == {"k": 1}
+    assert open_offline().storage("p").get_state("p") == {"k": 1}
 
 
 # --- values that no store could keep ----------------------------------------------------------------------

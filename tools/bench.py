@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from plexus_tactus_cache import CacheSettings, CheckpointEntry, ProcedureCache, SourceLocation
+from plexus_tactus_cache import OFFLINE, CacheSettings, CheckpointEntry, ProcedureCache, SourceLocation
 
 RESULT = {"text": "x" * 380, "n": 1}  # 400 bytes as JSON
 ROUNDS = 300
@@ -104,7 +104,7 @@ def _bench(root: Path, durability: str) -> None:
     logging.getLogger("plexus_tactus_cache").setLevel(logging.ERROR)  # nothing here is meant to be pushed
     settings = CacheSettings(durability=durability)
     files = _file_storage(root)
-    with ProcedureCache(None, root / "cache", settings) as cache:
+    with ProcedureCache(OFFLINE, root / "cache", settings) as cache:
         steps: dict[str, _Saves] = {}
         for length in (SHORT, LONG):
             steps[f"this cache, log of {length:,}"] = _Saves(cache.storage(f"p{length}"), f"p{length}", length)
@@ -138,7 +138,7 @@ def _bench_load(root: Path, files: Any) -> None:
     loads: list[float] = []
     others: list[float] = []
     for _ in range(5):
-        with ProcedureCache(None, root / "cache") as cache:
+        with ProcedureCache(OFFLINE, root / "cache") as cache:
             storage = cache.storage(f"p{LONG}")
             loads.append(_timed(lambda: storage.load_procedure_metadata(f"p{LONG}")))  # noqa: B023 - called at once
         if files is not None:

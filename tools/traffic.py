@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from plexus_tactus_cache import CacheSettings, CheckpointEntry, PlexusClient, ProcedureCache
+from plexus_tactus_cache import OFFLINE, CacheSettings, CheckpointEntry, PlexusClient, ProcedureCache
 from plexus_tactus_cache.remote.records import Procedures
 from plexus_tactus_cache.store.row_store import LocalStore
 from plexus_tactus_cache.sync.engine import SyncEngine
@@ -52,7 +52,7 @@ def _sent(plexus: Simulator, directory: Path, length: int) -> tuple[float, float
     procedure_id = f"p{length}"
     plexus.put(procedure_id, status="RUNNING")
     attachments = _Counted()
-    with ProcedureCache(None, directory / procedure_id) as cache:
+    with ProcedureCache(OFFLINE, directory / procedure_id) as cache:
         storage = cache.storage(procedure_id)
         live = storage.load_procedure_metadata(procedure_id)
         procedures = Procedures(PlexusClient(plexus.url, plexus.api_key), attachments)

@@ -16,7 +16,7 @@ from typing import Any
 from tactus.adapters.file_storage import FileStorage
 from tactus.adapters.memory import MemoryStorage
 
-from plexus_tactus_cache import ProcedureCache
+from plexus_tactus_cache import OFFLINE, ProcedureCache
 from plexus_tactus_cache.conformance import CHECKS, Factory, run_checks
 
 
@@ -35,7 +35,7 @@ def file(directory: Path) -> Iterator[Any]:
 @contextmanager
 def cache(directory: Path) -> Iterator[Any]:
     """A ProcedureCache without Plexus."""
-    with ProcedureCache(None, directory, background=False) as opened:
+    with ProcedureCache(OFFLINE, directory, background=False) as opened:
         yield opened.storage("p")
 
 

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import threading
-from typing import Any, Protocol
+from enum import Enum
+from typing import Any, Final, Protocol
 
 import requests
 from gql import Client, gql
@@ -32,6 +33,19 @@ class GraphQLClient(Protocol):
     """
 
     def execute(self, query: str, variables: dict[str, Any] | None = None, /) -> dict[str, Any]: ...
+
+
+class Offline(Enum):
+    """`OFFLINE`, given as a client: none, whatever the environment says. Everything is kept and nothing pushed."""
+
+    # An enum of one member: it stays the same object when it is copied or pickled, and type checkers tell it apart.
+    OFFLINE = "offline"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+OFFLINE: Final = Offline.OFFLINE
 
 
 class PlexusClient:
@@ -115,3 +129,10 @@ class PlexusClient:
         if getattr(self._local, "pid", None) == os.getpid():
             self._local.client.close_sync()
         self._local.pid = None
+
+
+def client_or_none(given: GraphQLClient | Offline | None, *, timeout: float = 10.0) -> GraphQLClient | None:
+    """The client that a caller means: the given one, or for None the environment's; None: there is none."""
+    if given is OFFLINE:
+        return None
+    return PlexusClient.from_environment(timeout=timeout) if given is None else given

@@ -43,14 +43,14 @@ Stored = Callable[[], Any]
 
 
 @pytest.fixture
-def storage(offline_cache: OpenCache) -> PlexusStorageAdapter:
-    return offline_cache().storage("p")
+def storage(open_offline: OpenCache) -> PlexusStorageAdapter:
+    return open_offline().storage("p")
 
 
 @pytest.fixture
-def stored(offline_cache: OpenCache) -> Stored:
+def stored(open_offline: OpenCache) -> Stored:
     """What somebody else finds in the same directory."""
-    return lambda: offline_cache().storage("p").load_procedure_metadata("p")
+    return lambda: open_offline().storage("p").load_procedure_metadata("p")
 
 
 def entry(position: int, result: Any, **fields: Any) -> CheckpointEntry:
@@ -137,8 +137,8 @@ def test_a_value_changed_in_place_is_noticed_at_the_next_save(
     assert set(found) == set(getattr(live, part))
 
 
-def test_a_save_without_changes_is_no_new_version(offline_cache: OpenCache) -> None:
-    cache = offline_cache()
+def test_a_save_without_changes_is_no_new_version(open_offline: OpenCache) -> None:
+    cache = open_offline()
     storage = cache.storage("p")
     append(storage, {"a": [1, 2.0]})
     storage.state_set("p", "model", Model(items=[1]))
@@ -428,8 +428,8 @@ def test_an_entry_replaced_in_two_processes(two: tuple[Process, Process], stored
     assert results(stored()) == ["one's"]
 
 
-def test_two_caches_in_one_process_are_as_two_processes(offline_cache: OpenCache) -> None:
-    one, other = offline_cache().storage("p"), offline_cache().storage("p")
+def test_two_caches_in_one_process_are_as_two_processes(open_offline: OpenCache) -> None:
+    one, other = open_offline().storage("p"), open_offline().storage("p")
     append(one, "first")
     mine, theirs = one.load_procedure_metadata("p"), other.load_procedure_metadata("p")
     assert mine is not theirs

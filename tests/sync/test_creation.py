@@ -85,9 +85,9 @@ def test_a_lost_answer_and_another_writer(plexus: Simulator, open_cache: OpenCac
 
 
 def test_created_without_a_client_and_pushed_by_another_process(
-    plexus: Simulator, open_cache: OpenCache, offline_cache: OpenCache
+    plexus: Simulator, open_cache: OpenCache, open_offline: OpenCache
 ) -> None:
-    cache = offline_cache()
+    cache = open_offline()
     new_id = cache.create_procedure(account_id="acc", name="n")
     assert cache.storage(new_id).load_procedure_metadata(new_id).state == {}
     cache.storage(new_id).state_set(new_id, "k", 1)

@@ -102,8 +102,8 @@ def test_raise(plexus: Simulator, open_cache: OpenCache, call: str) -> None:
     assert storage.get_state("p")["theirs"] == 1
 
 
-def test_raise_without_a_client(offline_cache: OpenCache) -> None:
-    cache = offline_cache(on_unreachable="raise")
+def test_raise_without_a_client(open_offline: OpenCache) -> None:
+    cache = open_offline(on_unreachable="raise")
     with pytest.raises(RemoteUnavailable, match="no client"):
         cache.storage("p").load_procedure_metadata("p")
 

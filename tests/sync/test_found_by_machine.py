@@ -33,13 +33,13 @@ def test_a_fork_that_ends_by_itself_unparks(plexus: Simulator, open_cache: OpenC
 
 @pytest.mark.parametrize("then", ["save", "edit"])
 def test_an_unsaved_change_does_not_hide_what_another_process_wrote_though_the_object_is_loaded_again(
-    offline_cache: OpenCache, then: str
+    open_offline: OpenCache, then: str
 ) -> None:
-    storage = offline_cache().storage("p")
+    storage = open_offline().storage("p")
     storage.state_set("p", "k", {"n": 0})
     live = storage.load_procedure_metadata("p")
     live.state["k"]["n"] = "mine"
-    offline_cache().storage("p").state_set("p", "k", {"n": "theirs"})
+    open_offline().storage("p").state_set("p", "k", {"n": "theirs"})
     assert storage.load_procedure_metadata("p") is live
     assert live.state == {"k": {"n": "mine"}}
     if then == "save":
@@ -48,6 +48,6 @@ def test_an_unsaved_change_does_not_hide_what_another_process_wrote_though_the_o
         storage.checkpoint_save("p", "name", 1)
     (conflict,) = storage._cache.conflicts()
     assert (conflict.key, conflict.local, conflict.remote) == ("k", {"n": "mine"}, {"n": "theirs"})
-    assert offline_cache().storage("p").state_get("p", "k") == {"n": "mine"}
+    assert open_offline().storage("p").state_get("p", "k") == {"n": "mine"}
     storage.save_procedure_metadata("p", live)
     assert storage._cache.conflicts() == [conflict]

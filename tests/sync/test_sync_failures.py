@@ -151,8 +151,8 @@ def test_attempts_survive_a_restart(plexus: Simulator, open_cache: OpenCache) ->
     assert (again.status().next_attempt or 0) > time.time() + 20
 
 
-def test_delays_grow_up_to_the_limit(plexus: Simulator, offline_cache: OpenCache, tmp_path: Path) -> None:
-    offline_cache().storage("p").state_set("p", "k", 1)
+def test_delays_grow_up_to_the_limit(plexus: Simulator, open_offline: OpenCache, tmp_path: Path) -> None:
+    open_offline().storage("p").state_set("p", "k", 1)
     plexus.put("p")
     engine, store = engine_on(tmp_path / "store", client_of(plexus), max_backoff=8)
     plexus.fail("status", code=503)
@@ -242,9 +242,9 @@ def test_a_missing_record_without_writes_leaves_nothing(plexus: Simulator, open_
 
 
 def test_a_deleted_record_is_believed_only_after_a_while(
-    plexus: Simulator, offline_cache: OpenCache, tmp_path: Path
+    plexus: Simulator, open_offline: OpenCache, tmp_path: Path
 ) -> None:
-    storage = offline_cache().storage("p")
+    storage = open_offline().storage("p")
     storage.state_set("p", "k", 1)
     plexus.put("p")
     engine, store = engine_on(tmp_path / "store", client_of(plexus))

@@ -65,8 +65,8 @@ def test_a_record_just_created_is_not_missed_for_one_stale_read(plexus: Simulato
     assert remote_state(plexus, "p") == {"k": 1}
 
 
-def test_the_first_success_lifts_the_delay_of_all(plexus: Simulator, offline_cache: OpenCache, tmp_path: Path) -> None:
-    cache = offline_cache()
+def test_the_first_success_lifts_the_delay_of_all(plexus: Simulator, open_offline: OpenCache, tmp_path: Path) -> None:
+    cache = open_offline()
     for procedure_id in ("a", "b"):
         plexus.put(procedure_id)
         cache.storage(procedure_id).state_set(procedure_id, "k", 1)
@@ -95,9 +95,9 @@ def test_the_first_success_lifts_the_delay_of_all(plexus: Simulator, offline_cac
 
 @pytest.mark.parametrize("jump", [-1e8, 1e8])
 def test_a_clock_that_jumps_during_an_outage(
-    plexus: Simulator, offline_cache: OpenCache, tmp_path: Path, jump: float
+    plexus: Simulator, open_offline: OpenCache, tmp_path: Path, jump: float
 ) -> None:
-    offline_cache().storage("p").state_set("p", "k", 1)
+    open_offline().storage("p").state_set("p", "k", 1)
     plexus.put("p")
     engine, store = engine_on(tmp_path / "store", client_of(plexus), max_backoff=8)
     plexus.fail("status", code=503)
@@ -112,8 +112,8 @@ def test_a_clock_that_jumps_during_an_outage(
     assert store.link().state == "online"
 
 
-def test_a_write_from_the_future_is_due_now(plexus: Simulator, offline_cache: OpenCache, tmp_path: Path) -> None:
-    offline_cache().storage("p").state_set("p", "k", 1)
+def test_a_write_from_the_future_is_due_now(plexus: Simulator, open_offline: OpenCache, tmp_path: Path) -> None:
+    open_offline().storage("p").state_set("p", "k", 1)
     plexus.put("p")
     engine, _ = engine_on(tmp_path / "store", client_of(plexus))
     past = time.time() - 1e7

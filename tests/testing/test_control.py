@@ -1,21 +1,14 @@
-"""The control port and the command line."""
+"""The control port."""
 
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import requests
 
-from plexus_tactus_cache.testing.simulator import Simulator
+from plexus_tactus_cache.testing import FAULTS, Simulator
 from plexus_tactus_cache.testing.simulator.control import ControlServer
 
 from .conftest import Client
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -74,45 +67,29 @@ def test_unknown_paths(control: str) -> None:
     assert requests.get(f"{control}/records/nowhere", timeout=5).status_code == 404
 
 
-def test_the_command_line(tmp_path: Path) -> None:
-    data_file = tmp_path / "plexus.json"
-    command = [
-        sys.executable,
-        "-m",
-        "plexus_tactus_cache.testing.simulator",
-        "--port",
-        "0",
-        "--control-port",
-        "0",
-        "--api-key",
-        "secret",
-    ]
-    with subprocess.Popen([*command, "--data", str(data_file)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url, control = (process.stdout.readline().split(": ")[1].strip() for _ in range(2))
-            assert requests.put(f"{control}/records/p1", json={"name": "n"}, timeout=5).status_code == 200
-            query = {"query": '{ getProcedure(id: "p1") { name } }'}
-            answer = requests.post(url, json=query, headers={"x-api-key": "secret"}, timeout=5).json()
-            assert answer == {"data": {"getProcedure": {"name": "n"}}}
-            assert list(json.loads(data_file.read_text())) == ["p1"]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
-        finally:
-            process.kill()
+def test_the_root_lists_every_fault_and_every_route(plexus: Simulator, control: str) -> None:
+    listed = requests.get(f"{control}/", timeout=5).json()
+    assert list(listed["faults"]) == list(FAULTS)
+    for name, fault in listed["faults"].items():
+        assert fault["description"] == FAULTS[name].description
+    assert set(listed["faults"]["delay"]["parameters"]) == {"seconds", "times", "only"}
+    assert listed["faults"]["delay"]["parameters"]["seconds"].endswith("needed")
+    assert set(listed["faults"]["outage"]["parameters"]) == {"seconds"}
+    assert all(all(fault["parameters"].values()) for fault in listed["faults"].values())
+
+    plexus.put("ID")
+    for route in listed["routes"]:
+        method, path = route.split()
+        assert requests.request(method, f"{control}{path}", json={"fault": "stale"}, timeout=5).status_code != 404
 
 
-def test_the_command_line_says_what_is_wrong(plexus: Simulator) -> None:
-    port = plexus.url.split(":")[2].split("/")[0]
-
-    done = subprocess.run(
-        [sys.executable, "-m", "plexus_tactus_cache.testing.simulator", "--port", port],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
-
-    assert done.returncode == 1
-    assert done.stderr == f"Error: port {port} on 127.0.0.1 is already in use\n"
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_parameters_listed_are_those_that_it_takes(plexus: Simulator, control: str, fault: str) -> None:
+    values = {"seconds": 0, "code": 502, "retry_after": 1, "times": 1, "only": "query"}
+    parameters = requests.get(f"{control}/", timeout=5).json()["faults"][fault]["parameters"]
+    needed = {name: values[name] for name, meaning in parameters.items() if meaning.endswith("needed")}
+    for name, value in values.items():
+        status = post(f"{control}/fail", {"fault": fault, **needed, name: value}).status_code
+        assert status == (200 if name in parameters else 400), name
+    if needed:
+        assert post(f"{control}/fail", {"fault": fault}).status_code == 400

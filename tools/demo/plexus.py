@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import requests
 
-from plexus_tactus_cache.testing.simulator import DEFAULT_API_KEY
+from plexus_tactus_cache.testing import DEFAULT_API_KEY
 
 _READ = "query Read($id: ID!) { getProcedure(id: $id) { id name accountId status metadata updatedAt } }"
 _TIMEOUT = 10
@@ -22,9 +22,9 @@ class PlexusProcess:
     key = DEFAULT_API_KEY
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "plexus_tactus_cache.testing.simulator", "--port", "0", "--control-port", "0"]
+        command = [sys.executable, "-m", "plexus_tactus_cache.testing", "--port", "0", "--control-port", "0"]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-        self.url, self._control = self._address(), self._address()
+        self.url, self._control = self._printed("Plexus simulator"), self._printed("Control")
         return self
 
     def __exit__(
@@ -39,12 +39,13 @@ class PlexusProcess:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
-    def _address(self) -> str:
-        """The address on the next line that it prints."""
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if "http" not in line:
-            raise RuntimeError("the simulator did not start")
-        return line[line.index("http") :].strip()
+    def _printed(self, label: str) -> str:
+        """What it prints after this label, on one of the next lines."""
+        for line in self._process.stdout or ():
+            found, _, value = line.partition(": ")
+            if found == label:
+                return value.strip()
+        raise RuntimeError("the simulator did not start")
 
     @property
     def pid(self) -> int:

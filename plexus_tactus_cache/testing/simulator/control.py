@@ -6,8 +6,20 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 from plexus_tactus_cache.testing.simulator.errors import PlexusError
+from plexus_tactus_cache.testing.simulator.faults import FAULTS
 from plexus_tactus_cache.testing.simulator.listener import Listener, Reply, Request
 from plexus_tactus_cache.testing.simulator.simulator import Simulator
+
+ROUTES = {
+    "GET /": "this list",
+    "POST /fail": 'switch a fault on: {"fault": NAME, PARAMETER: VALUE, ...}',
+    "POST /heal": "switch all faults off",
+    "GET /stats": "the requests that came in, their bytes, and how often each field was executed",
+    "POST /reset-counters": "forget what came in so far",
+    "GET /records": "all records by id",
+    "GET /records/ID": "one record",
+    "PUT /records/ID": "create or change a record as another writer would: the fields to change",
+}
 
 
 class ControlServer:
@@ -36,6 +48,12 @@ class ControlServer:
 
     def _route(self, method: str, path: str, body: bytes) -> dict[str, Any] | None:
         match method, path.strip("/").split("/"):
+            case "GET", [""]:
+                faults = {
+                    name: {"description": kind.description, "parameters": kind.parameters}
+                    for name, kind in FAULTS.items()
+                }
+                return {"faults": faults, "routes": ROUTES}
             case "POST", ["fail"]:
                 given = _object(body)
                 self._plexus.fail(given.pop("fault", ""), **given)

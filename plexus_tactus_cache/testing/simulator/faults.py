@@ -1,33 +1,64 @@
 """Which fault meets which request."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, get_args
 
 Kind = Literal["mutation", "query"]
 
-SOCKET_FAULTS = frozenset({"refuse", "outage"})
-"""The faults that close the port. No request arrives to be counted or looked at."""
 
-_PARAMS: dict[str, frozenset[str]] = {
-    "refuse": frozenset(),
-    "outage": frozenset({"seconds"}),
-    "hang": frozenset(),
-    "delay": frozenset({"seconds"}),
-    "status": frozenset({"code"}),
-    "throttle_429": frozenset({"retry_after"}),
-    "throttle_200": frozenset(),
-    "drop_before": frozenset(),
-    "drop_after": frozenset(),
-    "html": frozenset(),
-    "redirect": frozenset(),
-    "expired_key": frozenset(),
-    "stale": frozenset(),
+@dataclass(frozen=True)
+class FaultKind:
+    """A fault that can be switched on: what it does in a few words, and the parameters of its own."""
+
+    description: str
+    needs: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
+    counted: bool = True
+    """Whether it takes `times` and `only`; not if it closes the port: no request arrives to be counted or looked at."""
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The names of all parameters of its own."""
+        return self.needs | self.takes
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Every parameter that it takes, and what that means."""
+        own = {name: f"{PARAMETERS[name]}{'; needed' if name in self.needs else ''}" for name in sorted(self.own)}
+        return own | ({name: PARAMETERS[name] for name in ("times", "only")} if self.counted else {})
+
+
+PARAMETERS: Mapping[str, str] = {
+    "seconds": "how long",
+    "code": "the HTTP status, 300 to 599; without it 503",
+    "retry_after": "seconds, for the header Retry-After; without it 1, and null leaves the header out",
+    "times": "how many requests meet it; without it every one, until it is healed",
+    "only": "'mutation' or 'query': which requests meet it; without it both do",
 }
-_NEEDED: dict[str, str] = {"outage": "seconds", "delay": "seconds"}
-_MODIFIERS = frozenset({"delay", "stale"})  # these let the request through to whatever else is switched on
 
-FAULTS = tuple(_PARAMS)
+FAULTS: Mapping[str, FaultKind] = MappingProxyType(
+    {
+        "refuse": FaultKind("the port is closed: connections are cut and refused until it is healed", counted=False),
+        "outage": FaultKind("as refuse, and it ends by itself", needs=frozenset({"seconds"}), counted=False),
+        "hang": FaultKind("the request is taken, and never answered or applied"),
+        "delay": FaultKind("the answer takes longer, whatever it is", needs=frozenset({"seconds"})),
+        "status": FaultKind("an HTTP error in place of an answer", takes=frozenset({"code"})),
+        "throttle_429": FaultKind("too many requests, as HTTP 429", takes=frozenset({"retry_after"})),
+        "throttle_200": FaultKind("too many requests, as an error of each field under HTTP 200"),
+        "drop_before": FaultKind("the connection is cut without an answer, and nothing was applied"),
+        "drop_after": FaultKind("the connection is cut without an answer, and all was applied"),
+        "html": FaultKind("a captive portal: a web page in place of an answer"),
+        "redirect": FaultKind("a captive portal: a redirect to its web page"),
+        "expired_key": FaultKind("the key is refused, with HTTP 401"),
+        "stale": FaultKind("a read of one record answers what it was before its last write"),
+    }
+)
+"""The faults by name."""
+
+_MODIFIERS = frozenset({"delay", "stale"})  # these let the request through to whatever else is switched on
 
 
 @dataclass(eq=False)
@@ -61,18 +92,20 @@ class Met:
 
 def make_fault(name: str, times: int | None, only: str | None, params: dict[str, float | None]) -> Fault:
     """Build a fault, or raise ValueError that says what is wrong with it."""
-    if name not in _PARAMS:
+    kind = FAULTS.get(name)
+    if kind is None:
         raise ValueError(f"unknown fault {name!r}; known: {', '.join(FAULTS)}")
-    if unknown := sorted(params.keys() - _PARAMS[name]):
-        allowed = ", ".join(sorted(_PARAMS[name])) or "none"
+    if unknown := sorted(params.keys() - kind.own):
+        allowed = ", ".join(sorted(kind.own)) or "none"
         raise ValueError(f"fault {name!r} has no parameter {', '.join(unknown)}; it takes: {allowed}")
-    if (needed := _NEEDED.get(name)) is not None and params.get(needed) is None:
-        raise ValueError(f"fault {name!r} needs {needed}=")
+    for needed in sorted(kind.needs):
+        if params.get(needed) is None:
+            raise ValueError(f"fault {name!r} needs {needed}=")
     if only is not None and only not in get_args(Kind):
         raise ValueError(f"only={only!r}: want 'mutation' or 'query'")
     if times is not None and (isinstance(times, bool) or not isinstance(times, int) or times < 1):
         raise ValueError(f"times={times!r}: want a positive number, or None for until cleared")
-    if name in SOCKET_FAULTS and (times is not None or only is not None):
+    if not kind.counted and (times is not None or only is not None):
         raise ValueError(f"fault {name!r} takes neither times= nor only=: no request arrives to be counted")
     fault = Fault(name, times, "mutation" if only == "mutation" else "query" if only else None)
     fault.seconds = _number(params, "seconds", 0.0) or 0.0
@@ -117,7 +150,7 @@ class FaultBoard:
             return Met(
                 delay=self._take(kind, {"delay"}),
                 stale=stale is not None,
-                fault=self._take(kind, _PARAMS.keys() - _MODIFIERS),
+                fault=self._take(kind, FAULTS.keys() - _MODIFIERS),
             )
 
     def _take(self, kind: Kind, names: set[str]) -> Fault | None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from plexus_tactus_cache.testing.simulator import awsjson
 from plexus_tactus_cache.testing.simulator.api import PATH, Api
-from plexus_tactus_cache.testing.simulator.faults import SOCKET_FAULTS, Fault, FaultBoard, make_fault
+from plexus_tactus_cache.testing.simulator.faults import FAULTS, Fault, FaultBoard, make_fault
 from plexus_tactus_cache.testing.simulator.listener import Listener
 from plexus_tactus_cache.testing.simulator.table import FIELDS, Record, Table
 from plexus_tactus_cache.testing.simulator.traffic import LogEntry, Traffic
@@ -117,10 +117,10 @@ class Simulator:
         header out). `refuse` and `outage` close the port, so they take neither `times` nor `only`.
         """
         made = make_fault(fault, times, only, params)
-        if fault in SOCKET_FAULTS:
-            self._close_port(made)
-        else:
+        if FAULTS[fault].counted:
             self._faults.add(made)
+        else:
+            self._close_port(made)
 
     def heal(self) -> None:
         """Switch off all faults: the port is open again, delays end, hanging requests are cut."""

@@ -1,14 +1,20 @@
-"""The command line: `python -m plexus_tactus_cache.testing.simulator --port 8080 --control-port 8081`."""
+"""The command line: `python -m plexus_tactus_cache.testing --port 8080 --control-port 8081`."""
 
 import signal
+import sys
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 
-import click
+from plexus_tactus_cache.testing import INSTALL
 
-from plexus_tactus_cache.testing.simulator.control import ControlServer
-from plexus_tactus_cache.testing.simulator.simulator import DEFAULT_API_KEY, Simulator
+try:
+    import click
+
+    from plexus_tactus_cache.testing.simulator import DEFAULT_API_KEY, FAULTS, Simulator
+    from plexus_tactus_cache.testing.simulator.control import ControlServer
+except ModuleNotFoundError as error:
+    sys.exit(f"The simulator needs {error.name}: {INSTALL}")
 
 
 @click.command()
@@ -31,11 +37,27 @@ def main(port: int, data: Path | None, control_port: int | None, api_key: str, d
             raise click.ClickException(error.strerror or str(error)) from error
         except ValueError as error:
             raise click.ClickException(str(error)) from error
-        click.echo(f"Plexus simulator: {plexus.url}")  # click flushes
-        if control is not None:
-            click.echo(f"Control: {control.url}")
+        click.echo("\n".join(_greeting(plexus, control)))  # click flushes
         stopped.wait()
 
 
+def _greeting(plexus: Simulator, control: ControlServer | None) -> list[str]:
+    """What a person, or the program that started us, has to know."""
+    lines = [f"Plexus simulator: {plexus.url}", f"API key: {plexus.api_key}"]
+    if control is None:
+        lines += ["", "Faults, which --control-port offers to switch on:"]
+    else:
+        lines += [
+            f"Control: {control.url}",
+            "",
+            'Faults, which a POST of {"fault": NAME} to /fail of the control switches on (GET / tells more):',
+        ]
+    width = max(map(len, FAULTS))
+    for name, kind in FAULTS.items():
+        own = f" ({', '.join(sorted(kind.own))})" if kind.own else ""
+        lines.append(f"  {name:<{width}}  {kind.description}{own}")
+    return lines
+
+
 if __name__ == "__main__":
-    main(prog_name="python -m plexus_tactus_cache.testing.simulator")
+    main(prog_name="python -m plexus_tactus_cache.testing")

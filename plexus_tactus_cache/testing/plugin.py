@@ -1,0 +1,36 @@
+"""The fixtures, a plugin of pytest.
+
+pytest imports it in every run where the package is installed, so what a fixture needs is imported by the fixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from plexus_tactus_cache import ProcedureCache
+    from plexus_tactus_cache.testing import Simulator
+
+
+@pytest.fixture
+def plexus_simulator() -> Iterator[Simulator]:
+    """A Plexus of its own for the test, without records: `url`, `api_key`, `put`, `record`, `fail`, `heal`."""
+    try:
+        from plexus_tactus_cache.testing import Simulator
+    except ImportError as error:
+        pytest.fail(str(error), pytrace=False)
+    with Simulator() as running:  # leaving it switches off all faults, so that nothing is left waiting in one
+        yield running
+
+
+@pytest.fixture
+def offline_cache(tmp_path: Path) -> Iterator[ProcedureCache]:
+    """A cache below `tmp_path` that never talks to a Plexus, closed when the test ends."""
+    from plexus_tactus_cache import OFFLINE, ProcedureCache
+
+    with ProcedureCache(OFFLINE, tmp_path / "plexus-tactus-cache") as cache:
+        yield cache
