@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.errors import ValueNotSerializable
-from plexus_tactus_cache.store.documents import MemoryDocuments
+from plexus_tactus_cache.store.memory import MemoryDocuments
 from plexus_tactus_cache.store.traces import Traces
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class PlexusStorageAdapter:
         if is_builtin(procedure_id):
             return self._memory
         if procedure_id not in self._introduced:
-            self._cache.introduce(procedure_id)
+            self._cache.revalidate(procedure_id)
             self._introduced.add(procedure_id)
         return self._cache.documents
 
@@ -155,7 +155,7 @@ class PlexusStorageAdapter:
 
     def _traces(self) -> Traces:
         self._cache.check_open()
-        return Traces(self._cache._store.rows, self._cache.documents.writing)
+        return self._cache.traces
 
     # --- checkpoints by name ------------------------------------------------------------------------------
 

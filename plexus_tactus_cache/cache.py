@@ -1,8 +1,6 @@
-"""ProcedureCache: one directory, its documents, and the thread that brings them to Plexus.
+"""ProcedureCache: one store, its documents, and the thread that brings them to Plexus.
 
-The way of a checkpoint: `Documents.save` (documents.py) finds what changed (live.py), writes it in one transaction
-(store.py), which queues the document, and wakes the sync thread (worker.py), which pushes it (sync.py) and acknowledges
-the version.
+The way of a checkpoint is told in docs/how-it-works.md.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ import threading
 import time
 import uuid
 import weakref
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,13 +23,11 @@ from plexus_tactus_cache.document.models import is_builtin
 from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
     CacheClosed,
-    ConflictNotFound,
     LocalStoreError,
     ProcedureNotFound,
     RemoteUnavailable,
 )
 from plexus_tactus_cache.reconcile.decide import Side
-from plexus_tactus_cache.reconcile.journal import ConflictRecord, conflict_of, restore
 from plexus_tactus_cache.remote.attachments import s3_or_none
 from plexus_tactus_cache.remote.client import (
     KEY_VARIABLE,
@@ -43,16 +40,20 @@ from plexus_tactus_cache.remote.client import (
 from plexus_tactus_cache.remote.failures import RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
+from plexus_tactus_cache.store.conflicts import conflicts, resolve
 from plexus_tactus_cache.store.documents import Documents
-from plexus_tactus_cache.store.row_store import Header, LocalStore, Pending
+from plexus_tactus_cache.store.local import LocalStore
+from plexus_tactus_cache.store.traces import Traces
 from plexus_tactus_cache.sync.engine import SyncEngine
-from plexus_tactus_cache.sync.first_load import introduce
+from plexus_tactus_cache.sync.first_load import revalidate
+from plexus_tactus_cache.sync.foreground import Foreground, say_what_is_pending
+from plexus_tactus_cache.sync.leadership import Leadership
 from plexus_tactus_cache.sync.push import Projection
-from plexus_tactus_cache.sync.thread import Leadership, SyncThread, within
+from plexus_tactus_cache.sync.status import cache_status, dirty_versions, pending, procedure_statuses
+from plexus_tactus_cache.sync.thread import SyncThread
 
 log = logging.getLogger("plexus_tactus_cache")
 
-_POLL = 0.05  # seconds between looks at the store while waiting for another process
 _open_caches: weakref.WeakSet[ProcedureCache] = weakref.WeakSet()
 
 
@@ -100,18 +101,19 @@ class ProcedureCache:
         if self.endpoint is not None:
             self._store.check(self.endpoint)
         self._closed = False
-        self.documents = Documents(self._store, self._wake)
+        self.documents = Documents(self._store, self.settings.push_interval)
+        self.traces = Traces(self._store, partial(self.documents.transaction, ()))
         self._start()
         _open_caches.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def _start(self) -> None:
         """What a process needs anew: leadership and the thread."""
-        self._leadership = Leadership(self.directory)
+        self._leadership = Leadership(self._store)
         self._engine: SyncEngine | None = None
         self._thread: SyncThread | None = None
-        self._passing = threading.Lock()  # one foreground pass at a time: they do not pile up while Plexus hangs
-        if self._client is not None and not self._store.rows.read_only:
+        self._foreground: Foreground | None = None
+        if self._client is not None and not self._store.read_only:
             procedures = Procedures(
                 self._client, s3_or_none(self.settings.attachments_bucket, self.settings.request_timeout)
             )
@@ -120,6 +122,7 @@ class ProcedureCache:
                 self._bind()
                 self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
                 self._thread.start()
+            self._foreground = Foreground(self._store, self._engine, self._leadership, self._thread, self.settings)
 
     def _bind(self) -> None:
         """The directory belongs to the endpoint that it first talked to."""
@@ -145,51 +148,11 @@ class ProcedureCache:
         sake: see `errors` in the report.
         """
         self.check_open()
-        if self._engine is None:
-            why = self._store.rows.read_only or "no client"
-            return SyncReport(pending=self._pending(), errors=(f"{why}: nothing can be pushed",))
+        if self._foreground is None:
+            why = self._store.read_only or "no client"
+            return SyncReport(pending=pending(self._store), errors=(f"{why}: nothing can be pushed",))
         self._bind()
-        deadline = time.monotonic() + timeout
-        late = SyncReport(errors=(f"not done within {timeout} s; it goes on in the background",))
-        request: str | None = None
-        try:
-            while True:
-                if self._leadership.acquire():
-                    return self._pass_within(deadline) or late.model_copy(update={"pending": self._pending()})
-                if request is None:
-                    request = uuid.uuid4().hex
-                    with self.documents.writing():
-                        self._store.put_request(request)
-                elif request not in self._store.requests():
-                    return SyncReport(pending=self._pending())
-                if time.monotonic() >= deadline:
-                    error = f"the process that syncs did not answer within {timeout} s"
-                    return SyncReport(pending=self._pending(), errors=(error,))
-                time.sleep(_POLL)
-        finally:
-            if request is not None:
-                with self.documents.writing():
-                    self._store.drop_request(request)
-
-    def _pass_within(self, deadline: float) -> SyncReport | None:
-        """One pass of this process, or None if Plexus takes longer than that."""
-        engine = self._engine
-        if engine is None or not self._passing.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            return None
-
-        def run() -> SyncReport:
-            try:
-                return engine.run_once(time.time(), force=True)
-            finally:
-                if self._thread is None:  # nothing more happens here by itself: others may lead
-                    self._leadership.release()
-                self._store.rows.close()  # this thread's connection
-                self._passing.release()
-
-        try:
-            return within(max(0.0, deadline - time.monotonic()), run, "plexus-tactus-cache-sync")
-        except TimeoutError:
-            return None
+        return self._foreground.sync(timeout)
 
     def flush(self, timeout: float = 30.0) -> bool:
         """Wait until everything written so far is in Plexus.
@@ -197,21 +160,11 @@ class ProcedureCache:
         False as soon as only parked documents remain, or after `timeout` seconds.
         """
         self.check_open()
-        deadline = time.monotonic() + timeout
-        wanted = self._dirty_versions()
-        while True:
-            wanted = {pid: version for pid, version in wanted.items() if self._pushed(pid) < version}
-            if not wanted:
-                return True
-            outbox = self._store.outbox()
-            if all(pid in outbox and outbox[pid].parked is not None for pid in wanted):
-                return False
-            left = deadline - time.monotonic()
-            if left <= 0 or self._engine is None:
-                return False
-            self.sync(timeout=left)
-            if any(self._pushed(pid) < version for pid, version in wanted.items()):
-                time.sleep(max(0.0, min(self.settings.push_interval, deadline - time.monotonic())))
+        wanted = dirty_versions(self._store)
+        if self._foreground is None:
+            return not wanted
+        self._bind()
+        return self._foreground.flush(wanted, timeout)
 
     def create_procedure(self, *, account_id: str, name: str, **fields: Any) -> str:
         """Create a procedure, here and now, and in Plexus at the next sync: its id. Works without a network.
@@ -224,17 +177,19 @@ class ProcedureCache:
         status = record.pop("status", None)
         waiting_on_message_id = record.pop("waitingOnMessageId", None)
         procedure_id = str(uuid.uuid4())
-        with self.documents.writing():
+        unit = None if status is None else (status, waiting_on_message_id)
+
+        def work() -> None:
             self._store.put_creation(procedure_id, record)
-            unit = None if status is None else (status, waiting_on_message_id)
-            self._store.write(procedure_id, Changes(status=unit), time.time())
-        self._wake()
+            self._store.write(procedure_id, Changes(status=unit), time.time(), self.settings.push_interval)
+
+        self.documents.transaction(procedure_id, work)
         return procedure_id
 
     def conflicts(self, *, resolved: bool = False) -> list[Conflict]:
         """The values that reconciling set aside, oldest first; with `resolved` those that were dealt with."""
         self.check_open()
-        return [conflict_of(*item) for item in self._store.conflicts(resolved=resolved).items()]
+        return conflicts(self._store, resolved=resolved)
 
     def resolve(self, conflict_id: str, keep: Side) -> None:
         """Let one side of a conflict be the value: applies it if the other was kept, as a local write.
@@ -246,29 +201,7 @@ class ProcedureCache:
         self.check_open()
         if keep not in ("local", "remote"):
             raise ValueError(f"keep={keep!r}: want 'local' or 'remote'")
-        with self.documents.writing():
-            now = time.time()
-            found = {**self._store.conflicts(), **self._store.conflicts(resolved=True)}
-            number = int(conflict_id) if conflict_id.isdecimal() else 0
-            if number not in found:
-                raise ConflictNotFound(f"there is no conflict {conflict_id!r} in {self.directory}")
-            record = found[number]
-            if record.kept is None and record.resolved is None:
-                pending = self._store.pending(record.procedure_id) or Pending(since=now)
-                self._store.put_pending(record.procedure_id, pending.again()._replace(fork=keep))
-            elif keep != (record.resolved or record.kept):
-                self._restore(number, record, keep, now)
-            self._store.put_conflict(record._replace(resolved=keep), number)
-        self._wake()
-
-    def _restore(self, number: int, record: ConflictRecord, keep: Side, now: float) -> None:
-        found = self._store.read(record.procedure_id)
-        if found is None:
-            raise ProcedureNotFound(record.procedure_id, f"it is not in {self.directory}")
-        changes, replaced = restore(number, record, keep, found[1], now)
-        if replaced is not None:
-            self._store.put_conflict(replaced)
-        self._store.merge(record.procedure_id, changes, (), now)
+        resolve(self._store, conflict_id, keep, self.documents.transaction)
 
     def pull(self, procedure_id: str) -> None:
         """Read one procedure from Plexus now and reconcile with it.
@@ -279,7 +212,7 @@ class ProcedureCache:
         if is_builtin(procedure_id):
             raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
         if self._engine is None:
-            raise RemoteUnavailable(self._store.rows.read_only or f"no client: {self._way_out}")
+            raise RemoteUnavailable(self._store.read_only or f"no client: {self._way_out}")
         self._bind()
         try:
             remote = self._engine.pull(procedure_id, time.time())
@@ -287,69 +220,41 @@ class ProcedureCache:
             raise RemoteUnavailable(f"{error.failure.kind.value}: {error.failure.message}") from error
         if remote is None and self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory} and Plexus has no such procedure")
-        self._wake()
 
     def retry(self, procedure_id: str) -> None:
         """Push a parked procedure again, now. Raises ProcedureNotFound for one that is not stored here."""
         self.check_open()
         if self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory}")
-        with self.documents.writing():
-            pending = self._store.pending(procedure_id)
-            if pending is not None:
-                again = pending.again()
+
+        def work() -> None:
+            found = self._store.pending(procedure_id)
+            if found is not None:
+                again = found.again()
                 if self._store.creation(procedure_id) is not None:
                     again = again._replace(reread=False)  # there is no record to read
                 self._store.put_pending(procedure_id, again)
-        self._wake()
+
+        self.documents.transaction(procedure_id, work)
 
     def status(self) -> CacheStatus:
         """What is not in Plexus yet, why, and what happens next. Reads the local store only."""
         self.check_open()
         now = time.time()
-        outbox = self._store.outbox()
-        dirty = {pid: pending for pid, pending in outbox.items() if self._is_dirty(pid)}
-        link = self._store.link()
-        return CacheStatus(
-            directory=str(self.directory),
-            endpoint=self._store.endpoint if self.endpoint is None else self.endpoint,
-            connection="no client" if self._client is None else link.state,
-            problem=link.problem,
-            procedures=len(self._store.procedure_ids()),
-            dirty=len(dirty),
-            oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty.values()), default=None),
-            parked=sum(pending.parked is not None for pending in outbox.values()),
-            conflicts=len(self._store.conflicts()),
-            last_success=link.last_success,
+        return cache_status(
+            self._store,
+            now,
+            endpoint=self.endpoint,
+            has_client=self._client is not None,
             next_attempt=self._engine.next_due(now) if self._engine else None,
-            leader=self._leadership.held,
-            store_problem=self.documents.problem,
+            leads=self._leadership.held,
+            problem=self.documents.problem,
         )
 
     def procedures(self) -> list[ProcedureStatus]:
         """Where each stored procedure stands, by id."""
         self.check_open()
-        outbox = self._store.outbox()
-        found = []
-        for procedure_id in self._store.procedure_ids():
-            header = self._store.header(procedure_id) or Header()
-            pending = outbox.get(procedure_id)
-            found.append(
-                ProcedureStatus(
-                    procedure_id=procedure_id,
-                    version=header.version,
-                    pushed_version=header.pushed,
-                    dirty=header.dirty,
-                    entries=header.log_length,
-                    status=header.status,
-                    parked_reason=pending.parked if pending else None,
-                    last_error=pending.error if pending else None,
-                    attempts=pending.attempts if pending else 0,
-                    next_attempt=pending.due or None if pending and pending.parked is None else None,
-                    dirty_since=pending.since if pending and header.dirty else None,
-                )
-            )
-        return found
+        return procedure_statuses(self._store)
 
     def close(self, timeout: float | None = None) -> None:
         """Push what is pending for at most `timeout` seconds (default: `close_timeout`), then stop.
@@ -361,37 +266,18 @@ class ProcedureCache:
             return
         deadline = time.monotonic() + (self.settings.close_timeout if timeout is None else timeout)
         try:
-            self._push_before_close(deadline)
+            if self._foreground is not None:
+                self._foreground.push_before_close(deadline)
+            if self._thread is not None:
+                say_what_is_pending(pending(self._store), self._store.location)
         except LocalStoreError as error:
             log.warning("closing without a last push: %s", error)
         self._closed = True
         if self._thread is not None:
             self._thread.stop(max(0.1, deadline - time.monotonic()))
-        if self._leadership.held:
-            self._leadership.release()
+        self._leadership.release()
         self._store.close()
         _open_caches.discard(self)
-
-    def _push_before_close(self, deadline: float) -> None:
-        """A last push, unless it is known to be pointless. In the sync thread, so that no request outlasts us."""
-        link = self._store.link()
-        reachable = self._thread is not None and link.state in ("online", "unknown")
-        while (
-            reachable and time.monotonic() < deadline and any(p.parked is None for p in self._store.outbox().values())
-        ):
-            with self._store.rows.transaction():
-                self._store.put_request("close")
-            self._wake()
-            while "close" in self._store.requests() and time.monotonic() < deadline:
-                time.sleep(_POLL / 5)
-            reachable = self._store.link().state == "online"
-        pending = self._pending()
-        if pending and self._thread is not None:
-            log.warning(
-                "%d procedure(s) are not in Plexus yet; they are kept in %s, and the next process there pushes them",
-                len(pending),
-                self.directory,
-            )
 
     def __enter__(self) -> Self:
         return self
@@ -401,25 +287,6 @@ class ProcedureCache:
     ) -> None:
         self.close()
 
-    def _dirty_versions(self) -> dict[str, int]:
-        headers = {pid: self._store.header(pid) for pid in self._store.outbox()}
-        return {pid: header.version for pid, header in headers.items() if header is not None and header.dirty}
-
-    def _pushed(self, procedure_id: str) -> int:
-        header = self._store.header(procedure_id)
-        return header.pushed if header is not None else 0
-
-    def _is_dirty(self, procedure_id: str) -> bool:
-        header = self._store.header(procedure_id)
-        return header is not None and header.dirty
-
-    def _pending(self) -> tuple[str, ...]:
-        return tuple(pid for pid in self._store.outbox() if self._is_dirty(pid))
-
-    def _wake(self) -> None:
-        if self._thread is not None:
-            self._thread.wake()
-
     def check_open(self) -> None:
         """Raises CacheClosed."""
         if self._closed:
@@ -427,7 +294,7 @@ class ProcedureCache:
 
     # --- for adapters: the first touch --------------------------------------------------------------------
 
-    def introduce(self, procedure_id: str) -> None:
+    def revalidate(self, procedure_id: str) -> None:
         """An adapter's first touch of a document: revalidate it with Plexus, if it answers within `load_timeout`.
 
         Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.
@@ -435,7 +302,7 @@ class ProcedureCache:
         self.check_open()
         if self._engine is not None:
             self._bind()
-        while not introduce(procedure_id, self._store, self._engine, self.settings):
+        while not revalidate(procedure_id, self._store, self._engine, self.settings):
             time.sleep(min(self.settings.push_interval, 1.0))
             self.check_open()
 

@@ -9,6 +9,7 @@ StorageError
 │   ├── StoreBusy           another process held the write lock for too long
 │   ├── CacheCorrupted      what is stored does not match its checksum
 │   └── EndpointMismatch    the directory belongs to another API endpoint
+├── LeaseLost               another process syncs the store now
 ├── CacheClosed             the cache was closed
 ├── ConflictNotFound        the conflict journal has no such record
 ├── ConflictOutdated        a log tail cannot be restored: what was before it has changed
@@ -73,6 +74,10 @@ class CacheCorrupted(LocalStoreError):
 
 class EndpointMismatch(LocalStoreError):
     """The directory belongs to another API endpoint: staging and production never mix."""
+
+
+class LeaseLost(StorageError):
+    """Another process took the right to sync the store: what this one was about to note of it was not stored."""
 
 
 class CacheClosed(StorageError):

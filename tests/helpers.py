@@ -10,7 +10,7 @@ from typing import Any
 
 from plexus_tactus_cache import CacheSettings, CheckpointEntry, PlexusClient, ProcedureCache
 from plexus_tactus_cache.remote.records import Procedures
-from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.store.local import LocalStore
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.testing.simulator import Simulator
 

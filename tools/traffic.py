@@ -11,7 +11,7 @@ from pathlib import Path
 
 from plexus_tactus_cache import OFFLINE, CacheSettings, CheckpointEntry, PlexusClient, ProcedureCache
 from plexus_tactus_cache.remote.records import Procedures
-from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.store.local.store import LocalStore
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.testing.simulator import Simulator
 

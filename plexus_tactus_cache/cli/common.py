@@ -14,7 +14,7 @@ from plexus_tactus_cache.cache import ProcedureCache, endpoint_of
 from plexus_tactus_cache.errors import StoreReadOnly
 from plexus_tactus_cache.remote.client import PlexusClient
 from plexus_tactus_cache.settings import default_directory
-from plexus_tactus_cache.store.rows import DATABASE
+from plexus_tactus_cache.store.local import holds_store
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def common_options() -> argparse.ArgumentParser:
 def open_store(options: argparse.Namespace) -> ProcedureCache:
     """The cache asked for. Looking at a store that is not there must not make one."""
     directory = options.directory or default_directory(endpoint_of(PlexusClient.from_environment()))
-    if not (directory / DATABASE).exists():
+    if not holds_store(directory):
         raise StoreReadOnly(f"there is no store in {directory}: name one with --directory or PLEXUS_CACHE_DIR")
     # Only `sync` may push: looking must change nothing.
     return ProcedureCache(directory=directory, background=False)

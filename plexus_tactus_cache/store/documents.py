@@ -1,7 +1,7 @@
 """Documents: the live objects of this process, and every local read and write of them.
 
 A call takes the lock of its document, finds what it changes, and writes that in one transaction; then the live
-object is told, and the sync thread woken. Nothing here knows of Plexus.
+object is told. Nothing here knows of Plexus.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 from plexus_tactus_cache.document.encoded import Changes, Document, key_text
 from plexus_tactus_cache.document.plain import Encoded
@@ -21,9 +22,10 @@ from plexus_tactus_cache.errors import LocalStoreError, RunSuperseded, ValueNotS
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.reconcile.merge import difference
 from plexus_tactus_cache.reconcile.snapshot import log_digests
+from plexus_tactus_cache.store.contract import Header, Store
 from plexus_tactus_cache.store.live_object import Delta, LiveDocument
-from plexus_tactus_cache.store.row_store import Header, LocalStore
 
+Result = TypeVar("Result")
 SUPERSEDED = "the log of this run; it was changed elsewhere (a reset, another worker) while the run held it"
 OVERRIDDEN = "saved here after another process had changed it"
 
@@ -32,15 +34,15 @@ class Documents:
     """The documents of one store, as live objects. Any thread.
 
     Args:
-        wake: called after every write.
+        delay: seconds until a document that was written may travel, so that writes in that time travel together.
     """
 
-    def __init__(self, store: LocalStore, wake: Callable[[], None]) -> None:
+    def __init__(self, store: Store, delay: float) -> None:
         self._store = store
-        self._wake = wake
+        self._delay = delay
         self._live: dict[str, LiveDocument] = {}
         self._retired: dict[int, LiveDocument] = {}  # whose objects are still held by somebody, by identity of those
-        self.problem: str | None = store.rows.read_only  # why the last write failed
+        self.problem: str | None = store.read_only  # why the last write failed
         self.forked()
 
     def forked(self) -> None:
@@ -60,16 +62,15 @@ class Documents:
             lock.release()
         self._lock.release()
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """A local transaction whose failure shows in `status`."""
+    def transaction(self, procedure_ids: str | Collection[str], work: Callable[[], Result]) -> Result:
+        """A transaction of the store, whose failure shows in `status`."""
         try:
-            with self._store.rows.transaction():
-                yield
+            result = self._store.transaction(procedure_ids, work)
         except LocalStoreError as error:
             self.problem = str(error)
             raise
-        self.problem = self._store.rows.read_only
+        self.problem = self._store.read_only
+        return result
 
     @contextmanager
     def _locked(self, procedure_id: str) -> Iterator[None]:
@@ -126,13 +127,12 @@ class Documents:
                 if header.log_version <= live.log_seen or live.rebase(document):
                     live.catch_up(header, document, live.delta())
                     return live
-                with self.writing():
-                    self._supersede(procedure_id, live, document)
+                self.transaction(procedure_id, partial(self._supersede, procedure_id, live, document))
             live = LiveDocument.load(procedure_id, header, document)
             used = {reference for entry in document.log for reference in (entry.captured or {}).values()}
-            if len(used) < len(document.variables) and not self._store.rows.read_only:
-                with self.writing():  # entries were replaced, and left their variables behind
-                    self._store.sweep(procedure_id)
+            if len(used) < len(document.variables) and not self._store.read_only:
+                # entries were replaced, and left their variables behind
+                self.transaction(procedure_id, lambda: self._store.sweep(procedure_id))
                 live.variables = used
             self._live[procedure_id] = live
             return live
@@ -158,7 +158,6 @@ class Documents:
                     "run held it; this save was not stored, its log is in the conflict journal. Load the procedure "
                     "again before going on"
                 )
-        self._wake()
 
     def _save_or_retire(self, procedure_id: str, live: LiveDocument) -> bool:
         """As `_save`. An object with an entry that cannot be stored is not handed out any more: nobody else could
@@ -173,7 +172,8 @@ class Documents:
 
     def _save(self, procedure_id: str, live: LiveDocument) -> bool:
         """False when the object's run was superseded: then its log is in the journal."""
-        with self.writing():
+
+        def work() -> tuple[Delta, Header] | bool:
             before = self._header(procedure_id)
             if live.superseded is not None:
                 self._supersede(procedure_id, live, self._read(procedure_id)[1])
@@ -189,9 +189,16 @@ class Documents:
                 delta = live.delta()
             if not delta.changes and before.version:
                 return True
-            header = self._store.write(procedure_id, delta.changes, time.time())
-        live.acknowledge(delta, header)
+            return delta, self._write(procedure_id, delta.changes)
+
+        done = self.transaction(procedure_id, work)
+        if isinstance(done, bool):
+            return done
+        live.acknowledge(*done)
         return True
+
+    def _write(self, procedure_id: str, changes: Changes) -> Header:
+        return self._store.write(procedure_id, changes, time.time(), self._delay)
 
     def _supersede(self, procedure_id: str, live: LiveDocument, document: Document) -> None:
         """The run that holds `live` must not go on: its log goes to the journal, where the stored one parts from it."""
@@ -224,12 +231,13 @@ class Documents:
     def _replace(self, procedure_id: str, metadata: Any) -> None:
         """An object that its caller built replaces the document, and is the live object from now on."""
         live = LiveDocument(metadata)
-        with self.writing():
-            delta = live.delta()
+        delta = live.delta()
+
+        def work() -> Header:
             _, current = self._read(procedure_id)
-            changes = difference(current, delta.as_document(metadata.replay_index))
-            header = self._store.write(procedure_id, changes, time.time())
-        live.acknowledge(delta, header)
+            return self._write(procedure_id, difference(current, delta.as_document(metadata.replay_index)))
+
+        live.acknowledge(delta, self.transaction(procedure_id, work))
         before = self._live.get(procedure_id)
         self._live[procedure_id] = live
         if before is not None:
@@ -237,16 +245,18 @@ class Documents:
 
     def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
         """Let `change` alter the live object, brought up to the newest version, and store what it altered."""
+
+        def work() -> tuple[LiveDocument, Delta, Header]:
+            live = self._in_step(procedure_id)
+            change(live)
+            delta = live.delta()
+            if self._header(procedure_id).version != live.version:  # unsaved changes kept it from catching up
+                self._note_overridden(procedure_id, live, self._read(procedure_id, log=False)[1], delta)
+            return live, delta, self._write(procedure_id, delta.changes)
+
         with self._locked(procedure_id):
-            with self.writing():
-                live = self._in_step(procedure_id)
-                change(live)
-                delta = live.delta()
-                if self._header(procedure_id).version != live.version:  # unsaved changes kept it from catching up
-                    self._note_overridden(procedure_id, live, self._read(procedure_id, log=False)[1], delta)
-                header = self._store.write(procedure_id, delta.changes, time.time())
+            live, delta, header = self.transaction(procedure_id, work)
             live.acknowledge(delta, header)
-        self._wake()
 
     # --- parts --------------------------------------------------------------------------------------------
 
@@ -257,7 +267,6 @@ class Documents:
             if live is not None:
                 header = self._header(procedure_id)  # a cancelled run's status is held back
                 live.note_status(header.status or status, header.waiting_on_message_id)
-        self._wake()
 
     def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
         """Store one key of the state, or delete it (`encoded` None), whatever else changed meanwhile."""
@@ -265,72 +274,19 @@ class Documents:
             live = self._write_part(procedure_id, Changes(state={key_text(key): encoded}))
             if live is not None:
                 live.note_state(key, value, encoded)
-        self._wake()
 
     def _write_part(self, procedure_id: str, changes: Changes) -> LiveDocument | None:
         """Store `changes` without looking at the rest: the live object, which is to show them, if there is one."""
-        with self.writing():
+
+        def work() -> tuple[Header, Header]:
             before = self._header(procedure_id)
-            header = self._store.write(procedure_id, changes, time.time())
+            return before, self._write(procedure_id, changes)
+
+        before, header = self.transaction(procedure_id, work)
         live = self._live.get(procedure_id)
         if live is not None and live.version == before.version:  # else it has to catch up with more than this
             live.version = header.version
         return live
-
-
-class MemoryDocuments:
-    """Documents that live and die with one adapter: those of `builtin:` procedures (plexus-facts.md §6).
-
-    As `Documents`, without a store.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._live: dict[str, LiveDocument] = {}
-
-    def _of(self, procedure_id: str) -> LiveDocument:
-        if procedure_id not in self._live:
-            self._live[procedure_id] = LiveDocument.load(procedure_id, Header(), Document())
-        return self._live[procedure_id]
-
-    def load(self, procedure_id: str) -> Any:
-        with self._lock:
-            return self._of(procedure_id).metadata
-
-    def state(self, procedure_id: str) -> dict[str, Any]:
-        with self._lock:
-            state: dict[str, Any] = self._of(procedure_id).metadata.state
-            return state
-
-    def find(self, procedure_id: str, name: str) -> Any | None:
-        with self._lock:
-            live = self._of(procedure_id)
-            position = live.position_of(name)
-            return None if position is None else live.metadata.execution_log[position]
-
-    def save(self, procedure_id: str, metadata: Any) -> None:
-        with self._lock:
-            if self._of(procedure_id).metadata is not metadata:
-                self._live[procedure_id] = LiveDocument(metadata)
-            self._acknowledge(procedure_id)
-
-    def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
-        with self._lock:
-            change(self._of(procedure_id))
-            self._acknowledge(procedure_id)
-
-    def set_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None) -> None:
-        with self._lock:
-            self._of(procedure_id).note_status(status, waiting_on_message_id)
-
-    def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
-        with self._lock:
-            self._of(procedure_id).note_state(key, value, encoded)
-
-    def _acknowledge(self, procedure_id: str) -> None:
-        """Values become what a store would give back; what it could not keep is refused alike."""
-        live = self._of(procedure_id)
-        live.acknowledge(live.delta(), Header(log_length=len(live.metadata.execution_log)))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from plexus_tactus_cache.document.plain import Encoded, fingerprint
 from plexus_tactus_cache.errors import ValueNotSerializable
 from plexus_tactus_cache.reconcile.decide import PartName
 from plexus_tactus_cache.reconcile.snapshot import log_digests
-from plexus_tactus_cache.store.row_store import Header
+from plexus_tactus_cache.store.contract import Header
 
 
 class Mark(NamedTuple):

@@ -13,26 +13,27 @@ can call. Pushing one document:
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import backoff
 
 from plexus_tactus_cache.document.reports import SyncReport
 from plexus_tactus_cache.envelope.placement import TooLarge
-from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
+from plexus_tactus_cache.errors import CacheCorrupted, LeaseLost, LocalStoreError
 from plexus_tactus_cache.reconcile.snapshot import Remote, attachments_from_json
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.remote.records import Known, Procedures
 from plexus_tactus_cache.settings import CacheSettings
-from plexus_tactus_cache.store.row_store import LocalStore, Pending
-from plexus_tactus_cache.sync.push import Outgoing, Projection, Push, too_large_for_item
-from plexus_tactus_cache.sync.reconciler import Settled, Settler, base_of
+from plexus_tactus_cache.store.contract import Lease, Pending, Store
+from plexus_tactus_cache.sync.push import Projection, Push, Pushes, too_large_for_item
+from plexus_tactus_cache.sync.reconciler import Reconciler, Settled, base_of
 from plexus_tactus_cache.sync.schedule import Schedule
 
 _Result = TypeVar("_Result")
@@ -78,7 +79,7 @@ class SyncEngine:
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Store,
         procedures: Procedures,
         settings: CacheSettings,
         *,
@@ -90,9 +91,10 @@ class SyncEngine:
         self.procedures = procedures
         self._settings = settings
         self._schedule = Schedule(store, settings, procedures.credentials, jitter)
-        self._settler = Settler(store, settings.on_fork)
-        self._outgoing = Outgoing(store, procedures, settings, projection, new_id)
+        self._reconciler = Reconciler(store, settings.on_fork)
+        self._pushes = Pushes(store, procedures, settings, projection, new_id)
         self._lock = threading.Lock()
+        self._lease: Lease | None = None  # of the pass under way
 
     def next_due(self, now: float) -> float | None:
         """When `run_once` will next have something to do; None while nothing waits."""
@@ -100,25 +102,26 @@ class SyncEngine:
 
     # --- a pass -------------------------------------------------------------------------------------------
 
-    def run_once(self, now: float, *, force: bool = False) -> SyncReport:
+    def run_once(self, now: float, *, force: bool = False, lease: Lease | None = None) -> SyncReport:
         """One pass over what is due at `now` (seconds since the epoch).
 
-        `force`: what is not due yet goes too; only a Retry-After is still waited for.
+        Args:
+            force: what is not due yet goes too; only a Retry-After is still waited for.
+            lease: the right to sync, under which everything is noted.
+
+        Raises LeaseLost, and then notes nothing.
         """
         with self._lock:
+            self._lease = self._schedule.lease = self._pushes.lease = lease
             done = _Pass()
             if not self._schedule.blocked(now, force=force):
-                due = [
-                    procedure_id
-                    for procedure_id, pending in sorted(self._store.outbox().items(), key=lambda item: item[1].since)
-                    if pending.parked is None and (force or self._schedule.due(pending, now) <= now)
-                ]
+                due = self._store.due(math.inf) if force else self._schedule.due(now)
                 try:
                     self._push_all(due, now, done)
-                    self._outgoing.collect_garbage(now)
+                    self._pushes.collect_garbage(now)
                 except _LinkDownError:
                     pass  # recorded; everything keeps its place
-            return done.report(id_ for id_, pending in self._store.outbox().items() if pending.parked is None)
+            return done.report(self._store.due(math.inf))
 
     def pull(self, procedure_id: str, now: float) -> Remote | None:
         """Read one record now and reconcile with it.
@@ -162,8 +165,8 @@ class SyncEngine:
             return step(procedure_id)
         except (CacheCorrupted, TooLarge) as error:
             self._park(procedure_id, str(error), now, done)
-        except LocalStoreError:
-            raise  # the directory's trouble, not this document's
+        except (LocalStoreError, LeaseLost):
+            raise  # the store's trouble, not this document's
         except Exception as error:  # noqa: BLE001 - a fault of ours in one document must not keep the others from Plexus
             log.error("procedure %s cannot be synced: %s at %s", procedure_id, type(error).__name__, place_of(error))
             self._failed(procedure_id, Failure(FailureClass.UNKNOWN, f"internal: {type(error).__name__}"), now, done)
@@ -190,15 +193,16 @@ class SyncEngine:
             if isinstance(answer, Failure):
                 self._failed(procedure_id, answer, now, done)
                 continue
-            settled = self._guarded(procedure_id, now, done, partial(self.settle, remote=answer, now=now))
+            settle = partial(self._reconciler.settle, remote=answer, now=now, lease=self._lease)
+            settled = self._guarded(procedure_id, now, done, settle)
             if settled is not None:
                 done.note(procedure_id, settled)
                 ready += [procedure_id] if settled.to_push else []
         return ready
 
-    def settle(self, procedure_id: str, remote: Remote | None, now: float) -> Settled:
-        """Reconcile one document with the record just read, in one local transaction."""
-        return self._settler.settle(procedure_id, remote, now)
+    def settle(self, procedure_id: str, remote: Remote | None, now: float) -> None:
+        """Reconcile one document with the record just read, in one transaction. Whoever has read one may."""
+        self._reconciler.settle(procedure_id, remote, now)
 
     # --- pushing ------------------------------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class SyncEngine:
         slow: list[Push] = []
         size, limit = 0, self._settings.max_request_bytes
         for procedure_id in ids:
-            push = self._guarded(procedure_id, now, done, lambda pid: self._outgoing.prepare(pid, now))
+            push = self._guarded(procedure_id, now, done, lambda pid: self._pushes.prepare(pid, now))
             if push is None:
                 continue
             if push.update.size > limit:
@@ -234,7 +238,7 @@ class SyncEngine:
     def _send(self, pushes: list[Push], now: float, done: _Pass) -> list[str]:
         """Send one batch: the procedures that are to be looked at again in this pass, as their record had moved."""
         again: list[str] = []
-        self._outgoing.note_sending(pushes)
+        self._pushes.note_sending(pushes)
         pushes = [push for push in pushes if self._uploaded(push, again, now, done)]
         if not pushes:
             return again
@@ -246,22 +250,22 @@ class SyncEngine:
                 middle = len(pushes) // 2
                 return again + self._send(pushes[:middle], now, done) + self._send(pushes[middle:], now, done)
             if error.failure.not_sent or error.failure.kind is FailureClass.REFUSED:
-                self._outgoing.forget(pushes)
+                self._pushes.forget(pushes)
             self._request_failed(error.failure, [push.procedure_id for push in pushes], now, done)
             return again
         self._schedule.succeeded(now)
         for push in pushes:
             answer = answers[push.procedure_id]
             if isinstance(answer, str):
-                self._outgoing.acknowledge(push, answer, now)
+                self._pushes.acknowledge(push, answer, now)
                 done.pushed.append(push.procedure_id)
             elif answer.kind is FailureClass.CONFLICT:
-                self._store.update_pending(push.procedure_id, now, reread=True)
+                self._update_pending(push.procedure_id, now, reread=True)
                 again.append(push.procedure_id)
             else:
                 if answer.kind is FailureClass.REFUSED:
-                    self._outgoing.forget([push])
-                if too_large_for_item(answer) and self._outgoing.make_room(push):
+                    self._pushes.forget([push])
+                if too_large_for_item(answer) and self._pushes.make_room(push):
                     again.append(push.procedure_id)
                 else:
                     self._failed(push.procedure_id, answer, now, done)
@@ -269,11 +273,11 @@ class SyncEngine:
 
     def _uploaded(self, push: Push, again: list[str], now: float, done: _Pass) -> bool:
         """Whether what the push points to is in S3; if not, it is failed, or to be laid out `again`."""
-        failure = self._outgoing.upload(push)
+        failure = self._pushes.upload(push)
         if failure is None:
             return True
-        self._outgoing.forget([push])
-        if self._outgoing.can_do_without_s3(push, now):
+        self._pushes.forget([push])
+        if self._pushes.can_do_without_s3(push, now):
             again.append(push.procedure_id)
         else:
             self._failed(push.procedure_id, failure, now, done)
@@ -302,10 +306,15 @@ class SyncEngine:
             self._park(procedure_id, f"failed {attempts} times: {failure.message}", now, done)
             return
         due = now + self._schedule.delay(attempts)
-        self._store.update_pending(procedure_id, now, attempts=attempts, due=due, error=failure.message)
+        self._update_pending(procedure_id, now, attempts=attempts, due=due, error=failure.message)
+
+    def _update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
+        work = partial(self._store.update_pending, procedure_id, now, **changes)
+        self._store.transaction(procedure_id, work, lease=self._lease)
 
     def _park(self, procedure_id: str, reason: str, now: float, done: _Pass) -> None:
-        self._store.park(procedure_id, reason, now)
+        work = partial(self._store.park, procedure_id, reason, now)
+        self._store.transaction(procedure_id, work, lease=self._lease)
         done.parked.append(procedure_id)
 
 

@@ -9,14 +9,14 @@ from plexus_tactus_cache.errors import RemoteUnavailable
 from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
-from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.store.contract import Store
 from plexus_tactus_cache.sync.engine import SyncEngine
-from plexus_tactus_cache.sync.thread import within
+from plexus_tactus_cache.sync.within import within
 
 log = logging.getLogger("plexus_tactus_cache")
 
 
-def introduce(procedure_id: str, store: LocalStore, engine: SyncEngine | None, settings: CacheSettings) -> bool:
+def revalidate(procedure_id: str, store: Store, engine: SyncEngine | None, settings: CacheSettings) -> bool:
     """Revalidate a document with Plexus, if that answers within `load_timeout`; False to be asked again.
 
     Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.

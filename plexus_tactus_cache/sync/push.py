@@ -1,12 +1,13 @@
-"""Outgoing: a document as it is sent, and the objects in S3 that go before it."""
+"""Pushes: documents as they are sent, and the objects in S3 that go before them."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from plexus_tactus_cache.document.encoded import Document
@@ -19,7 +20,7 @@ from plexus_tactus_cache.remote.attachments import new_key
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, Update
 from plexus_tactus_cache.settings import CacheSettings
-from plexus_tactus_cache.store.row_store import LocalStore, Pending
+from plexus_tactus_cache.store.contract import Lease, Pending, Store
 from plexus_tactus_cache.sync.reconciler import base_of
 
 log = logging.getLogger("plexus_tactus_cache")
@@ -49,12 +50,12 @@ class Push:
         return self.update.procedure_id
 
 
-class Outgoing:
+class Pushes:
     """Makes pushes of the documents of one store, and keeps the books of what they leave in S3."""
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Store,
         procedures: Procedures,
         settings: CacheSettings,
         projection: Projection | None,
@@ -65,7 +66,11 @@ class Outgoing:
         self._settings = settings
         self._projection = projection
         self._new_id = new_id
+        self.lease: Lease | None = None  # of the pass under way
         self._segments_again = 0.0  # seconds since the epoch, when S3 did not take segments
+
+    def _transaction(self, procedure_ids: str | Collection[str], work: Callable[[], None]) -> None:
+        self._store.transaction(procedure_ids, work, lease=self.lease)
 
     def prepare(self, procedure_id: str, now: float) -> Push | None:
         """Take a snapshot of a document and make its push; None when there is nothing to push. Raises TooLarge."""
@@ -142,7 +147,9 @@ class Outgoing:
 
     def note_sending(self, pushes: Iterable[Push]) -> None:
         """Durably, before anything is sent: what each push carries, in case that no answer comes."""
-        with self._store.rows.transaction():
+        pushes = list(pushes)
+
+        def work() -> None:
             for push in pushes:
                 sent = self._store.sent(push.procedure_id)
                 push.repeated = push.push_id in sent
@@ -153,6 +160,8 @@ class Outgoing:
                     "over": push.placement.over,
                 }
                 self._store.put_sent(push.procedure_id, sent)
+
+        self._transaction([push.procedure_id for push in pushes], work)
 
     def can_do_without_s3(self, push: Push, now: float) -> bool:
         """Whether S3, which failed, was asked for nothing but the length of the log: not again for a while."""
@@ -186,16 +195,17 @@ class Outgoing:
         return None
 
     def _note_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
-        with self._store.rows.transaction():
+        def work() -> None:
             self._store.put_uploads(procedure_id, {**self._store.uploads(procedure_id), **uploads})
+
+        self._transaction(procedure_id, work)
 
     def make_room(self, push: Push) -> bool:
         """The record has less room than we thought: let more of it leave. False when nothing is left that could."""
         inline = len(push.update.metadata)
         if self._procedures.attachments is None or self._settings.attachments == "never" or inline < LEAST_INLINE:
             return False
-        with self._store.rows.transaction():
-            self._store.put_inline_limit(push.procedure_id, inline // 2)
+        self._transaction(push.procedure_id, lambda: self._store.put_inline_limit(push.procedure_id, inline // 2))
         return True
 
     def collect_garbage(self, now: float) -> None:
@@ -207,10 +217,12 @@ class Outgoing:
             except RequestFailed as error:
                 log.warning("superseded objects of procedure %s stay in S3 for now: %s", procedure_id, error)
                 again = now + GARBAGE_RETRY
-            with self._store.rows.transaction():
-                self._store.drop_garbage(procedure_id, keys)
-                if again is not None:
-                    self._store.put_garbage(procedure_id, keys, again)
+            self._transaction(procedure_id, partial(self._note_garbage, procedure_id, keys, again))
+
+    def _note_garbage(self, procedure_id: str, keys: list[str], again: float | None) -> None:
+        self._store.drop_garbage(procedure_id, keys)
+        if again is not None:
+            self._store.put_garbage(procedure_id, keys, again)
 
     def _delete(self, procedure_id: str, keys: list[str]) -> None:
         """Raises RequestFailed."""
@@ -222,38 +234,42 @@ class Outgoing:
 
     def acknowledge(self, push: Push, updated_at: str, now: float) -> None:
         """Plexus has version `push.version`; what was written since stays dirty."""
+        self._transaction(push.procedure_id, lambda: self._acknowledge(push, updated_at, now))
+
+    def _acknowledge(self, push: Push, updated_at: str, now: float) -> None:
         procedure_id = push.procedure_id
-        with self._store.rows.transaction():
-            header = self._store.header(procedure_id)
-            if header is None:
-                return
-            clean = header.version == push.version
-            header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
-            self._store.put_header(procedure_id, header)
-            placement = push.placement
-            base = Base(updated_at, push.digests, push.update.base.foreign, placement.attachments, placement.over)
-            self._store.put_base(procedure_id, base.to_json())
-            uploads = self._store.uploads(procedure_id)
-            kept = {one.key for one in push.placement.attachments.values()}
-            self._store.put_garbage(procedure_id, uploads.keys() - kept, now + self._settings.attachments_retention)
-            self._store.put_uploads(procedure_id, {key: mark for key, mark in uploads.items() if key in kept})
-            self._store.put_sent(procedure_id, {})
-            self._store.drop_creation(procedure_id)
-            self._store.forget_old(procedure_id)
-            if clean:
-                self._store.drop_pending(procedure_id)
-            else:
-                self._store.put_pending(procedure_id, Pending(since=now))
+        header = self._store.header(procedure_id)
+        if header is None:
+            return
+        clean = header.version == push.version
+        header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
+        self._store.put_header(procedure_id, header)
+        placement = push.placement
+        base = Base(updated_at, push.digests, push.update.base.foreign, placement.attachments, placement.over)
+        self._store.put_base(procedure_id, base.to_json())
+        uploads = self._store.uploads(procedure_id)
+        kept = {one.key for one in push.placement.attachments.values()}
+        self._store.put_garbage(procedure_id, uploads.keys() - kept, now + self._settings.attachments_retention)
+        self._store.put_uploads(procedure_id, {key: mark for key, mark in uploads.items() if key in kept})
+        self._store.put_sent(procedure_id, {})
+        self._store.drop_creation(procedure_id)
+        self._store.forget_old(procedure_id)
+        if clean:
+            self._store.drop_pending(procedure_id)
+        else:
+            self._store.put_pending(procedure_id, Pending(since=now, due=now + self._settings.push_interval))
 
     def forget(self, pushes: Iterable[Push]) -> None:
         """This attempt certainly was not applied; an earlier one of the same push may have been."""
-        with self._store.rows.transaction():
-            for push in pushes:
-                if push.repeated:
-                    continue
+        certain = [push for push in pushes if not push.repeated]
+
+        def work() -> None:
+            for push in certain:
                 sent = self._store.sent(push.procedure_id)
                 sent.pop(push.push_id, None)
                 self._store.put_sent(push.procedure_id, sent)
+
+        self._transaction([push.procedure_id for push in certain], work)
 
 
 def too_large_for_item(failure: Failure) -> bool:

@@ -1,4 +1,4 @@
-"""Settling: reconciling one document with its record, in one local transaction. No network."""
+"""Settling: reconciling one document with its record, in one transaction. No network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from plexus_tactus_cache.reconcile.decide import FORK, TWO_WAYS, Action, OnFork,
 from plexus_tactus_cache.reconcile.journal import open_fork, record_of
 from plexus_tactus_cache.reconcile.merge import difference, merged
 from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote, attachments_from_json, digests_from_json
-from plexus_tactus_cache.store.row_store import Header, LocalStore, Pending
+from plexus_tactus_cache.store.contract import Header, Lease, Pending, Store
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -27,63 +27,65 @@ class Settled:
     did: Literal["pulled", "merged", "parked"] | None = None
 
 
-class Settler:
+class Reconciler:
     """Reconciles the documents of one store. Any thread."""
 
-    def __init__(self, store: LocalStore, on_fork: OnFork) -> None:
+    def __init__(self, store: Store, on_fork: OnFork) -> None:
         self._store = store
         self._on_fork = on_fork
 
-    def settle(self, procedure_id: str, remote: Remote | None, now: float) -> Settled:
-        """Reconcile one document with the record just read, in one local transaction."""
-        with self._store.rows.transaction():
-            found = self._store.read(procedure_id)
-            header, local = found or (Header(), Document())
-            base = base_of(self._store, procedure_id)
-            pending = self._store.pending(procedure_id)
-            creating = self._store.creation(procedure_id) is not None
-            created = not creating or (pending is not None and pending.reread)  # a create met a record of that id
-            doubtful = found is not None and created and _stale(base, remote)
-            if doubtful and self._still_doubtful(procedure_id, pending, now):
+    def settle(self, procedure_id: str, remote: Remote | None, now: float, lease: Lease | None = None) -> Settled:
+        """Reconcile one document with the record just read, in one transaction."""
+        return self._store.transaction(procedure_id, lambda: self._settle(procedure_id, remote, now), lease=lease)
+
+    def _settle(self, procedure_id: str, remote: Remote | None, now: float) -> Settled:
+        found = self._store.read(procedure_id)
+        header, local = found or (Header(), Document())
+        base = base_of(self._store, procedure_id)
+        pending = self._store.pending(procedure_id)
+        creating = self._store.creation(procedure_id) is not None
+        created = not creating or (pending is not None and pending.reread)  # a create met a record of that id
+        doubtful = found is not None and created and _stale(base, remote)
+        if doubtful and self._still_doubtful(procedure_id, pending, now):
+            return Settled()
+        token = None if base is None else base.updated_at
+        header, base = self._landed(procedure_id, header, base, remote)
+        if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
+            self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
+            return Settled()
+        fork = pending.fork if pending is not None else None
+        plan = reconcile(
+            base,
+            Digests.of(local),
+            header.dirty,
+            remote,
+            created_here=creating,
+            on_fork=fork or self._on_fork,
+        )
+        if remote is not None:
+            self._set_aside(procedure_id, plan, local, remote, base, fork, now)
+        if plan.action is Action.PARK:
+            if found is None and remote is not None:  # it exists, and cannot be used: say so in status
+                self._store.put_header(procedure_id, header)
+            if found is None and remote is None:
                 return Settled()
-            token = None if base is None else base.updated_at
-            header, base = self._landed(procedure_id, header, base, remote)
-            if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
-                self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
-                return Settled()
-            fork = pending.fork if pending is not None else None
-            plan = reconcile(
-                base,
-                Digests.of(local),
-                header.dirty,
-                remote,
-                created_here=creating,
-                on_fork=fork or self._on_fork,
-            )
-            if remote is not None:
-                self._set_aside(procedure_id, plan, local, remote, base, fork, now)
-            if plan.action is Action.PARK:
-                if found is None and remote is not None:  # it exists, and cannot be used: say so in status
-                    self._store.put_header(procedure_id, header)
-                if found is None and remote is None:
-                    return Settled()
-                self._store.park(procedure_id, plan.reason, now)
-                return Settled(did="parked")
-            if remote is not None:
-                if base is None or remote.updated_at != base.updated_at:
-                    # A push without an answer was made for an older record: either it landed, or it never can.
-                    self._store.put_sent(procedure_id, {})
-                self._store.put_base(procedure_id, Base.of(remote, base).to_json())
-                self._store.drop_creation(procedure_id)
-                settled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
-            else:
-                settled = Settled(to_push=True)
-            if settled.to_push:
-                pending = self._store.pending(procedure_id) or Pending(since=now)
-                parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
-                again = pending._replace(parked=parked, reread=False, doubtful_since=None)
-                self._store.put_pending(procedure_id, again)
-            return settled
+            self._store.park(procedure_id, plan.reason, now)
+            return Settled(did="parked")
+        if remote is not None:
+            if base is None or remote.updated_at != base.updated_at:
+                # A push without an answer was made for an older record: either it landed, or it never can.
+                self._store.put_sent(procedure_id, {})
+            self._store.put_base(procedure_id, Base.of(remote, base).to_json())
+            self._store.drop_creation(procedure_id)
+            settled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
+        else:
+            settled = Settled(to_push=True)
+        if settled.to_push:
+            pending = self._store.pending(procedure_id) or Pending(since=now)
+            parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
+            again = pending._replace(parked=parked, reread=False, doubtful_since=None)
+            self._store.put_pending(procedure_id, again)
+        return settled
 
     def _set_aside(
         self,
@@ -160,7 +162,7 @@ class Settler:
         return True
 
 
-def base_of(store: LocalStore, procedure_id: str) -> Base | None:
+def base_of(store: Store, procedure_id: str) -> Base | None:
     """What Plexus last confirmed of a document."""
     stored = store.base(procedure_id)
     return None if stored is None else Base.from_json(stored)

@@ -13,7 +13,7 @@ import backoff
 
 from plexus_tactus_cache.remote.failures import Failure, FailureClass
 from plexus_tactus_cache.settings import CacheSettings
-from plexus_tactus_cache.store.row_store import Link, LocalStore, Pending
+from plexus_tactus_cache.store.contract import Lease, Link, Store
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -32,8 +32,9 @@ class Schedule:
     """
 
     def __init__(
-        self, store: LocalStore, settings: CacheSettings, credentials: str, jitter: Callable[[float], float]
+        self, store: Store, settings: CacheSettings, credentials: str, jitter: Callable[[float], float]
     ) -> None:
+        self.lease: Lease | None = None  # of the pass under way
         self._store = store
         self._settings = settings
         self._credentials = credentials
@@ -41,16 +42,18 @@ class Schedule:
 
     def next_due(self, now: float) -> float | None:
         """When something will have to be done; None while nothing waits."""
-        times = [self.due(pending, now) for pending in self._store.outbox().values() if pending.parked is None]
-        garbage = self._store.garbage_due()
-        if garbage is not None:
-            times.append(garbage)
-        return max(min(times), self._link_due(self._store.link(), now)) if times else None
+        times = [self._store.next_due(), self._store.garbage_due()]
+        known = [_believed(due, now, self._farthest) for due in times if due is not None]
+        return max(min(known), self._link_due(self._store.link(), now)) if known else None
 
-    def due(self, pending: Pending, now: float) -> float:
-        """When a document may travel: writes coalesce for `push_interval`."""
-        coalesced = pending.since + self._settings.push_interval if pending.since <= now else now
-        return max(coalesced, _believed(pending.due, now, self._settings.max_backoff))
+    def due(self, now: float) -> list[str]:
+        """The documents that may travel, the earliest first: writes coalesce for `push_interval`."""
+        return self._store.due(now, now + self._farthest)
+
+    @property
+    def _farthest(self) -> float:
+        """Seconds from now that a document is ever made to wait."""
+        return max(self._settings.max_backoff, self._settings.push_interval)
 
     def blocked(self, now: float, *, force: bool) -> bool:
         """Whether the connection has to be left alone; `force` stops short of a Retry-After only."""
@@ -104,14 +107,21 @@ class Schedule:
         if before.state in ("online", "unknown"):
             return
         log.warning("Plexus answers again")
-        with self._store.rows.transaction():
-            for procedure_id, pending in self._store.outbox().items():
-                if pending.error is not None and pending.parked is None:
+        delayed = {
+            procedure_id: pending
+            for procedure_id, pending in self._store.outbox().items()
+            if pending.error is not None and pending.parked is None
+        }
+
+        def lift() -> None:
+            for procedure_id, pending in delayed.items():
+                if self._store.pending(procedure_id) == pending:
                     self._store.put_pending(procedure_id, pending._replace(due=0.0))
 
+        self._store.transaction(delayed.keys(), lift, lease=self.lease)
+
     def _put(self, link: Link) -> None:
-        with self._store.rows.transaction():
-            self._store.put_link(link)
+        self._store.transaction((), lambda: self._store.put_link(link), lease=self.lease)
 
 
 def _believed(due: float, now: float, longest: float) -> float:

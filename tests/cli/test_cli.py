@@ -14,7 +14,7 @@ from processes import script
 
 from plexus_tactus_cache import CacheStatus, ProcedureCache, ProcedureStatus
 from plexus_tactus_cache.cli.main import main
-from plexus_tactus_cache.store.rows import DATABASE
+from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.testing.simulator import Simulator
 
 COMMANDS = ("status", "ls", "sync")

@@ -22,7 +22,7 @@ from plexus_tactus_cache import (
     StorageError,
     ValueNotSerializable,
 )
-from plexus_tactus_cache.store.rows import DATABASE
+from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.testing.simulator import Simulator
 
 KEY = "da2-very-secret-key"

@@ -36,7 +36,7 @@ from plexus_tactus_cache import (
     RunSuperseded,
     SourceLocation,
 )
-from plexus_tactus_cache.store.rows import DATABASE
+from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.testing.simulator import Simulator
 
 Stored = Callable[[], Any]

@@ -27,7 +27,7 @@ from plexus_tactus_cache.errors import (
     StoreFull,
     StoreReadOnly,
 )
-from plexus_tactus_cache.store.rows import DATABASE, Rows
+from plexus_tactus_cache.store.local.rows import DATABASE, Rows
 
 MEGABYTE = 2**20
 
@@ -74,7 +74,7 @@ def in_thread(work: Callable[[], Any]) -> Any:
 
 def in_process(script: str, *arguments: str) -> str:
     """The output of a script in a process of its own."""
-    command = [sys.executable, "-c", "from plexus_tactus_cache.store.rows import *\n" + script, *arguments]
+    command = [sys.executable, "-c", "from plexus_tactus_cache.store.local.rows import *\n" + script, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 

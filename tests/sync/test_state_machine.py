@@ -56,7 +56,7 @@ from plexus_tactus_cache.envelope.parse import parse
 from plexus_tactus_cache.envelope.parts import OWNED, entry_keys
 from plexus_tactus_cache.reconcile.decide import FORK
 from plexus_tactus_cache.reconcile.snapshot import Digests, Remote
-from plexus_tactus_cache.store.row_store import LocalStore
+from plexus_tactus_cache.store.local import LocalStore
 from plexus_tactus_cache.sync.reconciler import DOUBT_SECONDS
 from plexus_tactus_cache.testing.simulator import Simulator, writers
 

@@ -1,0 +1,143 @@
+"""Bookkeeping: what syncing remembers of each document, its objects in S3, the conflict journal, and traces.
+
+| row                        | holds                                                                         |
+|----------------------------|-------------------------------------------------------------------------------|
+| `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried             |
+| `old/<id>/<part>/<key>`    | what a locally changed key was when Plexus last confirmed it                  |
+| `create/<id>`              | a procedure created here that Plexus has not confirmed: the fields of its record |
+| `uploads/<id>`             | our objects in S3 that the record, or a push without an answer, may refer to  |
+| `garbage/<due>/<id>/<key>` | those that nothing refers to any more, by when they may be deleted            |
+| `inline/<id>`              | how many bytes the record has room for, where that is less than usual         |
+| `conflict/<n>`, `resolved/<n>` | the conflict journal (reconcile/journal.py); `conflicts` is its counter   |
+| `run/<id>`, `breakpoints/<name>` | traces                                                                  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+from plexus_tactus_cache.document.encoded import Changes, Part, unpack
+from plexus_tactus_cache.reconcile.journal import ConflictRecord
+from plexus_tactus_cache.store.local.parts import OnRows, quoted
+
+
+class BookRows(OnRows):
+    """The books of a local store; see Bookkeeping, Garbage, Journal and Traces in contract.py."""
+
+    # --- of one document ----------------------------------------------------------------------------------
+
+    def base(self, procedure_id: str) -> Any:
+        return self._json(f"base/{quoted(procedure_id)}")
+
+    def put_base(self, procedure_id: str, base: Any) -> None:
+        self._put_json(f"base/{self._writable(procedure_id)}", base)
+
+    def sent(self, procedure_id: str) -> dict[str, Any]:
+        return self._json(f"sent/{quoted(procedure_id)}") or {}
+
+    def keep_old(self, procedure_id: str, changes: Changes) -> None:
+        """Before keys change for the first time since a push: keep what Plexus has, for the conflict journal."""
+        name = self._writable(procedure_id)
+        for part, values in (("state", changes.state), ("lua", changes.lua_state)):
+            for key in map(quoted, values):
+                current = self.rows.read_row(f"{part}/{name}/{key}")
+                if current is not None and self.rows.read_row(f"old/{name}/{part}/{key}") is None:
+                    self.rows.write_row(f"old/{name}/{part}/{key}", current)
+
+    def old(self, procedure_id: str) -> dict[str, Part]:
+        name = quoted(procedure_id)
+        return {"state": self._part("old", f"{name}/state"), "lua_state": self._part("old", f"{name}/lua")}
+
+    def forget_old(self, procedure_id: str) -> None:
+        self.rows.delete_range(f"old/{self._writable(procedure_id)}/")
+
+    def creation(self, procedure_id: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = self._json(f"create/{quoted(procedure_id)}")
+        return found
+
+    def put_creation(self, procedure_id: str, fields: dict[str, Any]) -> None:
+        self._put_json(f"create/{self._writable(procedure_id)}", fields)
+
+    def drop_creation(self, procedure_id: str) -> None:
+        self.rows.delete_row(f"create/{self._writable(procedure_id)}")
+
+    def put_sent(self, procedure_id: str, sent: dict[str, Any]) -> None:
+        if sent:
+            self._put_json(f"sent/{self._writable(procedure_id)}", sent)
+        else:
+            self.rows.delete_row(f"sent/{self._writable(procedure_id)}")
+
+    def _part(self, part: str, name: str) -> Part:
+        return {unquote(key): unpack(payload) for key, payload in self.rows.scan(f"{part}/{name}/")}
+
+    def uploads(self, procedure_id: str) -> dict[str, str]:
+        return self._json(f"uploads/{quoted(procedure_id)}") or {}
+
+    def put_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
+        if uploads:
+            self._put_json(f"uploads/{self._writable(procedure_id)}", uploads)
+        else:
+            self.rows.delete_row(f"uploads/{self._writable(procedure_id)}")
+
+    def inline_limit(self, procedure_id: str) -> int | None:
+        found: int | None = self._json(f"inline/{quoted(procedure_id)}")
+        return found
+
+    def put_inline_limit(self, procedure_id: str, limit: int) -> None:
+        self._put_json(f"inline/{self._writable(procedure_id)}", limit)
+
+    # --- objects in S3 that nothing refers to -------------------------------------------------------------
+
+    def put_garbage(self, procedure_id: str, keys: Iterable[str], due: float) -> None:
+        for key in keys:
+            self.rows.write_row(f"garbage/{due:020.3f}/{quoted(procedure_id)}/{quoted(key)}", b"")
+
+    def garbage_due(self) -> float | None:
+        first = self.rows.first("garbage/")
+        return None if first is None else float(first.split("/")[0])
+
+    def garbage(self, now: float) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for row, _ in self.rows.scan("garbage/"):
+            due, procedure_id, key = row.split("/")
+            if float(due) > now:
+                break
+            found.setdefault(unquote(procedure_id), []).append(unquote(key))
+        return found
+
+    def drop_garbage(self, procedure_id: str, keys: Iterable[str]) -> None:
+        gone = {f"{quoted(procedure_id)}/{quoted(key)}" for key in keys}
+        rows = [row for row, _ in self.rows.scan("garbage/") if row.partition("/")[2] in gone]
+        self.rows.delete_rows(f"garbage/{row}" for row in rows)
+
+    # --- the conflict journal -----------------------------------------------------------------------------
+
+    def conflicts(self, *, resolved: bool = False) -> dict[int, ConflictRecord]:
+        rows = self.rows.scan("resolved/" if resolved else "conflict/")
+        return {int(key): ConflictRecord.from_bytes(payload) for key, payload in rows}
+
+    def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
+        """Store a conflict, by default under a new number; one that is open already is not stored again."""
+        if number is None:
+            for known, other in self.conflicts().items():
+                if other._replace(at=record.at).to_bytes() == record.to_bytes():
+                    return known
+            number = (self._json("conflicts") or 0) + 1
+            self._put_json("conflicts", number)
+        self.rows.delete_rows((f"conflict/{number:09}", f"resolved/{number:09}"))
+        folder = "conflict" if record.resolved is None else "resolved"
+        self.rows.write_row(f"{folder}/{number:09}", record.to_bytes())
+        return number
+
+    # --- traces -------------------------------------------------------------------------------------------
+
+    def trace(self, kind: str, name: str) -> bytes | None:
+        return self.rows.read_row(f"{kind}/{quoted(name)}")
+
+    def traces(self, kind: str) -> list[bytes]:
+        return [payload for _, payload in self.rows.scan(f"{kind}/")]
+
+    def put_trace(self, kind: str, name: str, payload: bytes) -> None:
+        self.rows.write_row(f"{kind}/{quoted(name)}", payload)

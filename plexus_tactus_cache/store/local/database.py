@@ -1,0 +1,308 @@
+"""The database: a connection for each thread, and transactions that have an owner.
+
+A transaction is one call, `transaction(work)`, in one frame: whatever is raised inside it, by a signal handler between
+any two instructions too, passes through its `finally`. Whether a thread is inside one is known by that frame, never by
+asking the connection: a frame that is not on the thread's stack any more owns nothing; what it left open is undone.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
+from plexus_tactus_cache.store.local import forks
+from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
+
+Result = TypeVar("Result")
+log = logging.getLogger("plexus_tactus_cache")
+
+_SYNCHRONOUS = {"full": 2, "normal": 1}
+_LOG_BYTES = 4 * 2**20  # of SQLite's write-ahead log, above which it is brought into the database
+_PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
+_inherited: list[object] = []  # connections of a fork inside a transaction: neither used nor, by the collector, closed
+
+
+class _Slot:
+    """One thread's connection, and the lock under which it is used; a fork takes all of them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.connection: sqlite3.Connection | None = None
+        self.owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
+        self.writing = False  # which of both
+
+
+class Database:
+    """One SQLite database in WAL mode, for any number of threads and processes.
+
+    Args:
+        place: what errors call it.
+        lock: held around every write and every close.
+        lock_timeout: seconds that a write waits for others.
+
+    Every method raises a LocalStoreError and nothing else of the database's.
+    """
+
+    def __init__(self, file: Path, place: Path, *, durability: str, lock: WriterLock, lock_timeout: float) -> None:
+        self._file = file
+        self._place = place
+        self._log_file = file.with_name(f"{file.name}-wal")
+        self._lock = lock
+        self._timeout = lock_timeout
+        full = int(durability == "full")
+        self._pragmas = (
+            f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}",
+            f"PRAGMA fullfsync = {full}",  # on macOS nothing else survives a power cut
+            f"PRAGMA checkpoint_fullfsync = {full}",
+            "PRAGMA wal_autocheckpoint = 0",  # that happens under the writer's lock: see `_bound_log`
+            f"PRAGMA journal_size_limit = {_LOG_BYTES}",
+            "PRAGMA mmap_size = 0",  # a mapped file that shrinks or fails kills the process
+            "PRAGMA cache_size = 8192",
+        )
+        self._closed = False
+        self._begin_anew()
+        forks.register(self)
+
+    def _begin_anew(self) -> None:
+        """With no connection at all, as a child process must."""
+        self._local = threading.local()
+        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()  # a thread that ends takes its connection along
+        self._slots_lock = threading.Lock()
+
+    # --- connections --------------------------------------------------------------------------------------
+
+    def _slot(self) -> _Slot:
+        """This thread's."""
+        slot: _Slot | None = getattr(self._local, "slot", None)
+        if slot is None:
+            slot = _Slot()
+            with self._slots_lock:
+                self._slots.add(slot)
+            self._local.slot = slot
+        return slot
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection; to be used under its slot's lock."""
+        slot = self._slot()
+        return slot.connection or self._connect(slot)
+
+    def _connect(self, slot: _Slot) -> sqlite3.Connection:
+        """Raises CacheClosed after `close`."""
+        if self._closed:
+            raise CacheClosed(f"the store in {self._place} is closed")
+        deadline = time.monotonic() + self._timeout
+        while True:
+            connection = None
+            try:
+                connection = sqlite3.connect(
+                    self._file,
+                    timeout=0,  # we wait ourselves: SQLite's waiting cannot be interrupted
+                    isolation_level=None,
+                    check_same_thread=False,  # a fork closes it from the thread that forks
+                )
+                for pragma in self._pragmas:
+                    connection.execute(pragma)
+                slot.connection = connection
+                return connection
+            except sqlite3.Error as error:
+                if connection is not None:
+                    connection.close()
+                # Another process that opens, closes or recovers holds the whole database for a moment.
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise self.translated(error) from error
+            time.sleep(_PAUSE)
+
+    def release_thread(self) -> None:
+        """Close this thread's connection; it is opened again when it is needed."""
+        slot = self._slot()
+        with slot.lock:
+            _disconnect(slot)
+
+    def close(self, timeout: float) -> None:
+        """Close every thread's connection; one that a thread is using after `timeout` seconds is left to that thread.
+
+        Not under the writer's lock, which a stopped process may hold: the last close of all checkpoints, and SQLite
+        does that only when no other connection exists that could commit.
+        """
+        self._closed = True
+        deadline = time.monotonic() + timeout
+        with self._slots_lock:
+            slots = list(self._slots)
+        for slot in slots:
+            if slot.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                try:
+                    _disconnect(slot)
+                finally:
+                    slot.lock.release()
+        self._lock.close()
+
+    # --- forks --------------------------------------------------------------------------------------------
+
+    def hold_still(self) -> None:
+        """Wait until no thread is inside SQLite, keep it so, and close every connection.
+
+        A thread that waits for the writer's lock is not inside.
+        """
+        self._slots_lock.acquire()
+        for slot in list(self._slots):
+            slot.lock.acquire()
+            if slot.owner is None:  # only the thread that forks can be in one
+                _disconnect(slot)
+
+    def go_on(self) -> None:
+        for slot in list(self._slots):
+            slot.lock.release()
+        self._slots_lock.release()
+
+    def leave_to_parent(self) -> None:
+        for slot in self._slots:
+            _inherited.append(slot.connection)
+            slot.connection = slot.owner = None
+        self._lock.forked()
+        self._begin_anew()
+
+    # --- transactions -------------------------------------------------------------------------------------
+
+    @property
+    def writing(self) -> bool:
+        """Whether this thread is inside a transaction."""
+        slot = self._in_order()
+        return slot.owner is not None and slot.writing
+
+    def _in_order(self) -> _Slot:
+        """This thread's slot; what an interrupt has left open in it, and nobody owns, is undone."""
+        slot = self._slot()
+        if slot.owner is not None and not _is_running(slot.owner):
+            self._end(slot, None)
+            log.error("what an interrupt left open on %s was undone", self._place)
+        return slot
+
+    def transaction(self, work: Callable[[], Result]) -> Result:
+        """What `work()` returns, once what it wrote is durable. One inside another is part of it."""
+        slot = self._in_order()
+        if slot.owner is not None:
+            if not slot.writing:
+                raise RuntimeError("a transaction cannot begin inside a snapshot")
+            return work()
+        ticket = Ticket()
+        try:
+            try:
+                slot.owner, slot.writing = sys._getframe(), True
+                deadline = time.monotonic() + self._timeout
+                self._lock.acquire(ticket, deadline)
+                with slot.lock:
+                    connection = slot.connection or self._connect(slot)
+                    self._begin(connection, deadline)
+                    result = work()
+                    if slot.connection is not connection:
+                        raise LocalStoreError("the process forked inside a transaction: it is the parent's")
+                    self.execute("COMMIT")
+                    self._bound_log(connection)
+            finally:
+                self._end(slot, ticket)
+        except BaseException:
+            self._end(slot, ticket)  # again, should a second interrupt have ended the first
+            raise
+        return result
+
+    def snapshot(self, work: Callable[[], Result]) -> Result:
+        """What `work()` returns; its reads see one state of the store and block nobody."""
+        slot = self._in_order()
+        if slot.owner is not None:
+            return work()
+        try:
+            try:
+                slot.owner, slot.writing = sys._getframe(), False
+                with slot.lock:
+                    self.execute("BEGIN")
+                    return work()
+            finally:
+                self._end(slot, None)
+        except BaseException:
+            self._end(slot, None)
+            raise
+
+    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.Error as error:
+                if not _is_busy(error) or time.monotonic() >= deadline:
+                    raise self.translated(error) from error
+            time.sleep(_PAUSE)  # some program that is not ours: it knows nothing of our lock
+
+    def _end(self, slot: _Slot, ticket: Ticket | None) -> None:
+        """Undo what is open, and let others write. To be called as often as one likes."""
+        with slot.lock:
+            connection = slot.connection
+            if connection is not None and connection.in_transaction:
+                try:
+                    connection.execute("ROLLBACK")
+                except sqlite3.Error:
+                    slot.connection = None  # whatever it is in, it ends with the connection
+                    connection.close()
+        if ticket is not None:
+            self._lock.release(ticket)
+        slot.owner = None
+
+    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        """All rows of one statement: the one place where the database's errors become ours."""
+        slot = self._slot()
+        try:
+            with slot.lock:
+                return (slot.connection or self._connect(slot)).execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self.translated(error) from error
+
+    def _bound_log(self, connection: sqlite3.Connection) -> None:
+        """Bring the log into the database when it has grown, under the writer's lock: no commit can meet it."""
+        try:
+            size = self._log_file.stat().st_size
+            if size > _LOG_BYTES:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # as far as readers allow
+        except (sqlite3.Error, OSError) as error:
+            # What was committed stays in the log, so nothing is lost; the next commit tries again.
+            log.warning("the log of %s could not be shortened: %s", self._place, error)
+
+    def translated(self, error: sqlite3.Error) -> LocalStoreError:
+        """The error of ours that an error of SQLite's is."""
+        text = str(error)
+        if "full" in text:
+            return StoreFull(f"the disk of {self._place} is full: free some space; nothing acknowledged is lost")
+        if "readonly" in text or "unable to open" in text:
+            return StoreReadOnly(f"{self._place} cannot be written: {text}")
+        if _is_busy(error):
+            return StoreBusy(f"another program holds the database in {self._place}: {text}")
+        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+            return CacheCorrupted(f"the database in {self._place} is damaged ({text}): move the directory aside")
+        return LocalStoreError(f"the local store in {self._place} failed: {text}")
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
+
+
+def _disconnect(slot: _Slot) -> None:
+    connection, slot.connection = slot.connection, None
+    if connection is not None:
+        connection.close()
+
+
+def _is_running(frame: FrameType) -> bool:
+    """Whether `frame` is on this thread's stack."""
+    found: FrameType | None = sys._getframe()
+    while found is not None:
+        if found is frame:
+            return True
+        found = found.f_back
+    return False

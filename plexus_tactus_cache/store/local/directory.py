@@ -1,0 +1,102 @@
+"""The directory of a local store: made, found writable or not, and copied where it can only be read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import diskcache
+
+from plexus_tactus_cache.errors import StoreReadOnly
+
+DATABASE: str = diskcache.core.DBNAME
+_NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
+_PAUSE = 0.005  # seconds
+
+
+def holds_store(directory: Path) -> bool:
+    """Whether there is a store in the directory. Looks, and changes nothing."""
+    return (directory / DATABASE).is_file()
+
+
+def make_durably(directory: Path) -> None:
+    """Make a directory that a power cut does not take away again: its entry is in its parent."""
+    if directory.is_dir():
+        return
+    if not directory.parent.exists():
+        make_durably(directory.parent)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    parent = os.open(directory.parent, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def prepare(directory: Path) -> bool:
+    """Make the directory private and ready to be written; False where it holds a store that can only be read.
+
+    Raises StoreReadOnly when it can be neither.
+    """
+    try:
+        make_durably(directory)
+        directory.chmod(0o700)
+        with tempfile.TemporaryFile(dir=directory):  # asks the file system: root passes every other check
+            pass
+        database = directory / DATABASE
+        if database.exists():
+            with database.open("r+b"):
+                pass
+    except FileExistsError as error:
+        raise StoreReadOnly(f"{directory} is not a directory") from error
+    except OSError as error:
+        if not holds_store(directory):
+            raise StoreReadOnly(f"{directory} cannot be created or written: {error.strerror}") from error
+        return False
+    return True
+
+
+def make_database(directory: Path, timeout: float) -> None:
+    """Make the database of a diskcache directory, or take away what another opener of it may have set.
+
+    diskcache is a cache: it evicts, and keeps large values in files that are never fsynced (plexus-facts.md §10).
+    These settings, which are kept in the database, are without all of that. Raises sqlite3.Error, LocalStoreError.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            diskcache.Cache(
+                str(directory),
+                timeout=timeout,
+                eviction_policy="none",
+                cull_limit=0,
+                statistics=0,
+                tag_index=0,
+                size_limit=_NEVER,
+                disk_min_file_size=_NEVER,
+                sqlite_journal_mode="wal",
+                sqlite_synchronous=2,
+                sqlite_auto_vacuum=0,
+                sqlite_mmap_size=0,
+            ).close()
+            break
+        except diskcache.Timeout:
+            if time.monotonic() >= deadline:
+                raise
+        except OSError as error:
+            raise StoreReadOnly(f"{directory} cannot be used: {error.strerror}") from error
+        time.sleep(_PAUSE)
+    for file in directory.glob(f"{DATABASE}*"):
+        file.chmod(0o600)
+
+
+def copy(directory: Path) -> Path:
+    """A copy of a store that cannot be written: SQLite has to write beside a database even to read it."""
+    made = Path(tempfile.mkdtemp(prefix="plexus-tactus-cache-"))
+    for file in directory.glob(f"{DATABASE}*"):
+        if not file.name.endswith("-shm"):  # rebuilt from the log
+            shutil.copyfile(file, made / file.name)
+    return made

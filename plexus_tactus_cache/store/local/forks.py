@@ -1,0 +1,63 @@
+"""Forks: no connection is open, and no thread is inside SQLite, while the process forks.
+
+SQLite keeps its locks in a table of the process. A child inherits the table and not the locks, so a connection that is
+open in any thread while the process forks makes the child write without locks: the parent may then delete the log that
+the child's writes are in (sqlite.org/howtocorrupt.html, §2.6).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Protocol
+
+
+class Forkable(Protocol):
+    """What has to be still while the process forks."""
+
+    def hold_still(self) -> None:
+        """In the thread that forks, before: wait until no other thread is in the middle of anything, keep it so."""
+
+    def go_on(self) -> None:
+        """After `hold_still`, in the parent."""
+
+    def leave_to_parent(self) -> None:
+        """After `hold_still`, in the child."""
+
+
+opening = threading.RLock()  # held while a store opens: what a library's start-up does must not be torn by a fork
+_known: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_held: list[Forkable] = []
+
+
+def register(found: Forkable) -> None:
+    """From now on `found` is still during forks; until it is collected."""
+    with opening:
+        _known.add(found)
+
+
+def _before() -> None:
+    opening.acquire()
+    _held.extend(_known)
+    for one in _held:
+        one.hold_still()
+
+
+def _after_in_parent() -> None:
+    for one in _held:
+        one.go_on()
+    _held.clear()
+    opening.release()
+
+
+def _after_in_child() -> None:
+    global opening
+    for one in _held:
+        one.leave_to_parent()
+    _held.clear()
+    opening = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -1,0 +1,88 @@
+"""The outbox: what is to be pushed, by when.
+
+| row                   | holds                                                                          |
+|-----------------------|--------------------------------------------------------------------------------|
+| `outbox/<id>`         | `Pending`: there while the document is dirty or parked; clean ones are not visited |
+| `due/<moment>/<id>`   | nothing: the order in which those that are not parked may travel                |
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from plexus_tactus_cache.store.contract import Header, Pending
+from plexus_tactus_cache.store.local.parts import OnRows, quoted
+
+log = logging.getLogger("plexus_tactus_cache")
+
+_LAST = 9_999_999_999.0  # seconds since the epoch; moments are padded to its length, so that they sort as text
+
+
+class OutboxRows(OnRows):
+    """The outbox of a local store; see Outbox in contract.py."""
+
+    def pending(self, procedure_id: str) -> Pending | None:
+        return self._load(Pending, f"outbox/{quoted(procedure_id)}")
+
+    def outbox(self) -> dict[str, Pending]:
+        return {unquote(key): Pending(*orjson.loads(payload)) for key, payload in self.rows.scan("outbox/")}
+
+    def due(self, until: float, after: float | None = None) -> list[str]:
+        found = self.rows.keys("due/", end=_text(until + 0.001))
+        if after is not None:
+            found += self.rows.keys("due/", start=_text(after))
+        return [unquote(key.split("/")[1]) for key in found]
+
+    def next_due(self) -> float | None:
+        first = self.rows.first("due/")
+        return None if first is None else float(first.split("/")[0])
+
+    def put_pending(self, procedure_id: str, pending: Pending) -> None:
+        name = self._writable(procedure_id)
+        before = self.pending(procedure_id)
+        if before is not None and _place(before, name) != _place(pending, name):
+            self._forget_place(before, name)
+        if pending.parked is None and (before is None or _place(before, name) != _place(pending, name)):
+            self.rows.write_row(_place(pending, name), b"")
+            self._note_news()
+        self._save(f"outbox/{name}", pending)
+
+    def drop_pending(self, procedure_id: str) -> None:
+        name = self._writable(procedure_id)
+        before = self.pending(procedure_id)
+        if before is not None:
+            self._forget_place(before, name)
+            self.rows.delete_row(f"outbox/{name}")
+
+    def _forget_place(self, pending: Pending, name: str) -> None:
+        if pending.parked is None:
+            self.rows.delete_row(_place(pending, name))
+
+    def update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
+        def work() -> None:
+            pending = self.pending(procedure_id) or Pending(since=now)
+            self.put_pending(procedure_id, pending._replace(**changes))
+
+        self.transaction(procedure_id, work)
+
+    def park(self, procedure_id: str, reason: str, now: float) -> None:
+        def work() -> None:
+            header = self._load(Header, f"doc/{quoted(procedure_id)}")
+            if header is not None and not header.queued:
+                self._save(f"doc/{self._writable(procedure_id)}", header._replace(queued=True))
+            self.update_pending(procedure_id, now, parked=reason, reread=True)
+
+        log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
+        self.transaction(procedure_id, work)
+
+
+def _place(pending: Pending, name: str) -> str:
+    return f"due/{_text(pending.moment)}/{name}"
+
+
+def _text(moment: float) -> str:
+    return f"{min(max(moment, 0.0), _LAST):014.3f}"

@@ -1,0 +1,230 @@
+"""LocalStore: the documents of one directory, as rows.
+
+| row                        | holds                                                                     |
+|----------------------------|---------------------------------------------------------------------------|
+| `store`                    | format, id and API endpoint of the directory                              |
+| `doc/<id>`                 | `Header`: version, counts, replay index, status; rewritten by every write |
+| `log/<id>/<position>`      | one entry of the execution log                                            |
+| `state/<id>/<key>`         | one top-level value of state; likewise `lua/<id>/<key>`                   |
+| `var/<id>/<digest>`        | one distinct value of captured_vars                                       |
+| `extra/<id>`               | async_procedures                                                          |
+
+The rows of the outbox, of the books and of the processes are in the modules of those names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, pack, unpack
+from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
+from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
+from plexus_tactus_cache.store.contract import Header, Pending
+from plexus_tactus_cache.store.local.books import BookRows
+from plexus_tactus_cache.store.local.outbox import OutboxRows
+from plexus_tactus_cache.store.local.parts import quoted
+from plexus_tactus_cache.store.local.processes import ProcessRows
+from plexus_tactus_cache.store.local.rows import Rows
+
+FORMATS = (1, 2)  # those that are read; the last is written
+
+
+class LocalStore(OutboxRows, BookRows, ProcessRows):
+    """The documents in one directory; a Store.
+
+    Args:
+        durability: `full`: a write that returned survives a power cut; `normal`: it survives a crash.
+        lock_timeout: seconds that a write waits for others.
+        clock: seconds that never jump.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        durability: str = "full",
+        lock_timeout: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(Rows(directory, durability=durability, lock_timeout=lock_timeout), directory, clock)
+        self.directory = directory
+        self._prepare()
+
+    @property
+    def location(self) -> str:
+        return str(self.directory)
+
+    @property
+    def read_only(self) -> str | None:
+        return self.rows.read_only
+
+    def release_thread(self) -> None:
+        self.rows.release_thread()
+
+    def close(self) -> None:
+        self.rows.close()
+
+    # --- the directory ------------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str | None:
+        found = self._json("store")
+        return None if found is None else found["endpoint"]
+
+    def _prepare(self) -> None:
+        found = self._json("store")
+        if found is not None and found["format"] not in FORMATS:
+            raise CacheCorrupted(
+                f"{self.directory} has format {found['format']}, this version reads {FORMATS[-1]}: "
+                "use the version that wrote it"
+            )
+        if (found is None or found["format"] != FORMATS[-1]) and not self.read_only:
+            self.transaction(self.procedure_ids(), self._upgrade)
+
+    def _upgrade(self) -> None:
+        """Make a new store, or one of format 1, one of this format."""
+        found = self._json("store")
+        if found is not None and found["format"] == 1:
+            for procedure_id, pending in self.outbox().items():
+                self.rows.delete_row(f"outbox/{quoted(procedure_id)}")
+                self.put_pending(procedure_id, pending)  # with its place by the time that it is due
+        self._put_json("store", {"endpoint": None, **(found or {}), "format": FORMATS[-1]})
+
+    def check(self, endpoint: str) -> None:
+        found = self.endpoint
+        if found is not None and found != endpoint:
+            raise EndpointMismatch(
+                f"{self.directory} belongs to {found}, not to {endpoint}: choose another directory "
+                "(argument directory=, or PLEXUS_CACHE_DIR)"
+            )
+
+    def bind(self, endpoint: str) -> None:
+        def work() -> None:
+            found = self._json("store")
+            if found["endpoint"] is None:
+                self._put_json("store", {**found, "endpoint": endpoint})
+
+        if self.endpoint is None and not self.read_only:
+            self.transaction((), work)
+        self.check(endpoint)
+
+    # --- documents ----------------------------------------------------------------------------------------
+
+    def header(self, procedure_id: str) -> Header | None:
+        return self._load(Header, f"doc/{quoted(procedure_id)}")
+
+    def procedure_ids(self) -> list[str]:
+        return [unquote(key) for key in self.rows.keys("doc/")]
+
+    def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
+        def work() -> tuple[Header, Document] | None:
+            header = self.header(procedure_id)
+            if header is None:
+                return None
+            rows = self.rows.scan(f"log/{name}/") if log else []
+            entries = [EntryRecord.from_bytes(payload) for _, payload in rows]
+            if log and len(entries) != header.log_length:
+                raise CacheCorrupted(
+                    f"procedure {procedure_id!r} has {len(entries)} log entries stored, expected {header.log_length}"
+                )
+            extras = self.rows.read_row(f"extra/{name}")
+            return header, Document(
+                log=entries,
+                replay_index=header.replay_index,
+                state=self._part("state", name),
+                lua_state=self._part("lua", name),
+                status=header.status,
+                waiting_on_message_id=header.waiting_on_message_id,
+                extras=None if extras is None else unpack(extras),
+                variables={key: unpack(payload) for key, payload in self.rows.scan(f"var/{name}/")} if log else {},
+            )
+
+        name = quoted(procedure_id)
+        return self.snapshot(work)
+
+    def write(self, procedure_id: str, changes: Changes, now: float, delay: float = 0.0) -> Header:
+        header, changes = held_back(self.header(procedure_id) or Header(), changes)
+        self.keep_old(procedure_id, changes)
+        return self._queue(procedure_id, header, changes, now, delay)
+
+    def merge(self, procedure_id: str, changes: Changes, runs: Iterable[str], now: float) -> Header:
+        header = note_cancelled(self.header(procedure_id) or Header(), changes, runs)
+        return self._queue(procedure_id, header, changes, now, 0.0)
+
+    def _queue(self, procedure_id: str, header: Header, changes: Changes, now: float, delay: float) -> Header:
+        version = header.version + 1
+        header = self._apply(procedure_id, header, changes, version)._replace(version=version)
+        if not header.queued:
+            self.put_pending(procedure_id, Pending(since=now, due=now + delay))
+            header = header._replace(queued=True)
+        self.put_header(procedure_id, header)
+        return header
+
+    def adopt(self, procedure_id: str, changes: Changes, runs: Iterable[str]) -> Header:
+        header = note_cancelled(self.header(procedure_id) or Header(), changes, runs)
+        version = header.version + 1 if changes else header.version
+        header = self._apply(procedure_id, header, changes, version)
+        header = header._replace(version=version, pushed=version, queued=False)
+        self.forget_old(procedure_id)
+        self.put_header(procedure_id, header)
+        self.drop_pending(procedure_id)
+        return header
+
+    def _apply(self, procedure_id: str, header: Header, changes: Changes, version: int) -> Header:
+        name = self._writable(procedure_id)
+        for digest, value in changes.variables.items():
+            self.rows.write_row(f"var/{name}/{digest}", pack(value))
+        for position, entry in changes.entries.items():
+            self.rows.write_row(f"log/{name}/{position:09}", entry.to_bytes())
+        for part, values in (("state", changes.state), ("lua", changes.lua_state)):
+            for key, changed in values.items():
+                row = f"{part}/{name}/{quoted(key)}"
+                if changed is None:
+                    self.rows.delete_row(row)
+                else:
+                    self.rows.write_row(row, pack(changed))
+        if changes.extras is not None:
+            (extras,) = changes.extras
+            if extras is None:
+                self.rows.delete_row(f"extra/{name}")
+            else:
+                self.rows.write_row(f"extra/{name}", pack(extras))
+        length = max(header.log_length, max(changes.entries, default=-1) + 1)
+        updated: dict[str, Any] = {}
+        if changes.log_length is not None and changes.log_length < length:
+            removed, length = length - changes.log_length, changes.log_length
+            self.rows.delete_range(f"log/{name}/", f"{length:09}")
+            if removed >= length:  # it reads what is left: not for the few entries of a sub-procedure that is done
+                updated["swept"] = header.swept + self._sweep(name)
+        if changes.entries or length != header.log_length:
+            updated["log_version"] = version
+        if changes.status is not None:
+            updated["status"], updated["waiting_on_message_id"] = changes.status
+        if changes.replay_index is not None:
+            updated["replay_index"] = changes.replay_index
+        return header._replace(log_length=length, **updated)
+
+    def _sweep(self, name: str) -> int:
+        """Delete the variables that no entry refers to any more: how many there were."""
+        used = {
+            reference
+            for _, payload in self.rows.scan(f"log/{name}/")
+            for reference in (EntryRecord.from_bytes(payload).captured or {}).values()
+        }
+        unused = [key for key, _ in self.rows.scan(f"var/{name}/") if key not in used]
+        self.rows.delete_rows(f"var/{name}/{key}" for key in unused)
+        return len(unused)
+
+    def sweep(self, procedure_id: str) -> Header | None:
+        header = self.header(procedure_id)
+        if header is not None and (swept := self._sweep(self._writable(procedure_id))):
+            header = header._replace(swept=header.swept + swept)
+            self.put_header(procedure_id, header)
+        return header
+
+    def put_header(self, procedure_id: str, header: Header) -> None:
+        self._save(f"doc/{self._writable(procedure_id)}", header)

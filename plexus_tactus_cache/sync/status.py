@@ -1,0 +1,90 @@
+"""Status: what a store holds that is not in Plexus yet, and why. Reads the store only."""
+
+from __future__ import annotations
+
+from plexus_tactus_cache.document.reports import CacheStatus, ProcedureStatus
+from plexus_tactus_cache.store.contract import Header, Store
+
+
+def is_dirty(store: Store, procedure_id: str) -> bool:
+    """Whether the document has changes that Plexus does not have."""
+    header = store.header(procedure_id)
+    return header is not None and header.dirty
+
+
+def pushed_version(store: Store, procedure_id: str) -> int:
+    """The version that Plexus has; 0 for none."""
+    header = store.header(procedure_id)
+    return header.pushed if header is not None else 0
+
+
+def pending(store: Store) -> tuple[str, ...]:
+    """The documents that are not in Plexus yet, parked ones too."""
+    return tuple(procedure_id for procedure_id in store.outbox() if is_dirty(store, procedure_id))
+
+
+def dirty_versions(store: Store) -> dict[str, int]:
+    """The newest version of each document that is not in Plexus yet."""
+    headers = {procedure_id: store.header(procedure_id) for procedure_id in store.outbox()}
+    return {pid: header.version for pid, header in headers.items() if header is not None and header.dirty}
+
+
+def cache_status(
+    store: Store,
+    now: float,
+    *,
+    endpoint: str | None,
+    has_client: bool,
+    next_attempt: float | None,
+    leads: bool,
+    problem: str | None,
+) -> CacheStatus:
+    """The truth about one cache.
+
+    Args:
+        leads: whether this process does.
+        problem: why the store could not be written.
+    """
+    outbox = store.outbox()
+    dirty = [pending for procedure_id, pending in outbox.items() if is_dirty(store, procedure_id)]
+    link = store.link()
+    return CacheStatus(
+        directory=store.location,
+        endpoint=store.endpoint if endpoint is None else endpoint,
+        connection=link.state if has_client else "no client",
+        problem=link.problem,
+        procedures=len(store.procedure_ids()),
+        dirty=len(dirty),
+        oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty), default=None),
+        parked=sum(pending.parked is not None for pending in outbox.values()),
+        conflicts=len(store.conflicts()),
+        last_success=link.last_success,
+        next_attempt=next_attempt,
+        leader=leads,
+        store_problem=problem,
+    )
+
+
+def procedure_statuses(store: Store) -> list[ProcedureStatus]:
+    """Where each stored procedure stands, by id."""
+    outbox = store.outbox()
+    found = []
+    for procedure_id in store.procedure_ids():
+        header = store.header(procedure_id) or Header()
+        pending = outbox.get(procedure_id)
+        found.append(
+            ProcedureStatus(
+                procedure_id=procedure_id,
+                version=header.version,
+                pushed_version=header.pushed,
+                dirty=header.dirty,
+                entries=header.log_length,
+                status=header.status,
+                parked_reason=pending.parked if pending else None,
+                last_error=pending.error if pending else None,
+                attempts=pending.attempts if pending else 0,
+                next_attempt=pending.moment if pending and pending.parked is None else None,
+                dirty_since=pending.since if pending and header.dirty else None,
+            )
+        )
+    return found
