@@ -43,24 +43,22 @@ class OutboxRows(OnRows):
 
     def put_pending(self, procedure_id: str, pending: Pending) -> None:
         name = self._writable(procedure_id)
-        before = self.pending(procedure_id)
-        if before is not None and _place(before, name) != _place(pending, name):
-            self._forget_place(before, name)
-        if pending.parked is None and (before is None or _place(before, name) != _place(pending, name)):
-            self.rows.write_row(_place(pending, name), b"")
-            self._note_news()
+        self._move(_place(self.pending(procedure_id), name), _place(pending, name))
         self._save(f"outbox/{name}", pending)
 
     def drop_pending(self, procedure_id: str) -> None:
         name = self._writable(procedure_id)
-        before = self.pending(procedure_id)
-        if before is not None:
-            self._forget_place(before, name)
-            self.rows.delete_row(f"outbox/{name}")
+        self._move(_place(self.pending(procedure_id), name), None)
+        self.rows.delete_row(f"outbox/{name}")
 
-    def _forget_place(self, pending: Pending, name: str) -> None:
-        if pending.parked is None:
-            self.rows.delete_row(_place(pending, name))
+    def _move(self, before: str | None, after: str | None) -> None:
+        if before == after:
+            return
+        if before is not None:
+            self.rows.delete_row(before)
+        if after is not None:
+            self.rows.write_row(after, b"")
+            self._note_news()
 
     def update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
         def work() -> None:
@@ -80,8 +78,9 @@ class OutboxRows(OnRows):
         self.transaction(procedure_id, work)
 
 
-def _place(pending: Pending, name: str) -> str:
-    return f"due/{_text(pending.moment)}/{name}"
+def _place(pending: Pending | None, name: str) -> str | None:
+    """Its place in the order; None for what is not to travel."""
+    return None if pending is None or pending.parked is not None else f"due/{_text(pending.moment)}/{name}"
 
 
 def _text(moment: float) -> str:
