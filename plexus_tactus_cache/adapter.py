@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.store.edits import CutLog, PutCheckpoint, ReplaceState
 from plexus_tactus_cache.store.memory import MemoryDocuments
 from plexus_tactus_cache.store.traces import Traces
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plexus_tactus_cache.remote.client import GraphQLClient, Offline
     from plexus_tactus_cache.settings import CacheSettings
     from plexus_tactus_cache.store.documents import Documents
-    from plexus_tactus_cache.store.live_object import LiveDocument
+    from plexus_tactus_cache.store.live_object import Edit
 
 
 class PlexusStorageAdapter:
@@ -57,6 +57,7 @@ class PlexusStorageAdapter:
         self.procedure_id = procedure_id
         self._introduced: set[str] = set()
         self._memory = MemoryDocuments()
+        self._object: Any = None  # see `_hold`
 
     def _documents(self, procedure_id: str) -> Documents | MemoryDocuments:
         """The documents, with Plexus asked once about this one. Raises CacheClosed."""
@@ -76,7 +77,10 @@ class PlexusStorageAdapter:
         Raises RemoteUnavailable if the procedure is not stored here, Plexus is out of reach and `on_unreachable`
         is `raise`.
         """
-        return cast(ProcedureMetadata, self._documents(procedure_id).load(procedure_id))
+        documents = self._documents(procedure_id)
+        metadata = documents.load(procedure_id)
+        self._hold(documents, procedure_id)
+        return cast(ProcedureMetadata, metadata)
 
     def save_procedure_metadata(self, procedure_id: Any = None, metadata: Any = None) -> None:
         """Store `metadata`: `(procedure_id, metadata)` as Tactus calls it, or `(metadata)` as Plexus does.
@@ -101,18 +105,19 @@ class PlexusStorageAdapter:
 
     def get_state(self, procedure_id: str) -> dict[str, Any]:
         """The live state; what is changed in it in place is stored with the next save of the whole object."""
-        return self._documents(procedure_id).state(procedure_id)
+        documents = self._documents(procedure_id)
+        state = documents.state(procedure_id)
+        self._hold(documents, procedure_id)
+        return state
 
     def set_state(self, procedure_id: str, state: dict[str, Any]) -> None:
         """Replace the whole state."""
-        _check(state, "state")
-
-        def change(live: LiveDocument) -> None:
-            live.metadata.state.update(state)
-            for key in [key for key in live.metadata.state if key not in state]:
-                del live.metadata.state[key]
-
-        self._documents(procedure_id).edit(procedure_id, change)
+        try:
+            edit = ReplaceState({key: (value, encode(value)) for key, value in state.items()})
+        except ValueNotSerializable:
+            _check(state, "state")  # it says where in the whole
+            raise
+        self._edit(procedure_id, edit)
 
     def state_get(self, procedure_id: str, key: str, default: Any = None) -> Any:
         """The value of one key."""
@@ -163,48 +168,44 @@ class PlexusStorageAdapter:
         """Store `result` under `name`: at the end of the log, or in place of the entry of that name."""
         _check(result, f"the result of checkpoint {name!r}")
 
-        def change(live: LiveDocument) -> None:
-            log = live.metadata.execution_log
-            position = live.position_of(name)
-            entry = NamedCheckpoint(
-                position=len(log) if position is None else position,
-                type="checkpoint",
-                result=result,
-                timestamp=dt.datetime.now(dt.UTC),
-                name=name,
-            )
-            if position is None:
-                log.append(entry)
-            else:
-                log[position] = entry
+        def make(position: int) -> NamedCheckpoint:
+            now = dt.datetime.now(dt.UTC)
+            return NamedCheckpoint(position=position, type="checkpoint", result=result, timestamp=now, name=name)
 
-        self._documents(procedure_id).edit(procedure_id, change)
+        self._edit(procedure_id, PutCheckpoint(name, make))
 
     def checkpoint_get(self, procedure_id: str, name: str) -> Any | None:
         """The result stored under `name`, or under a key such as `000012:agent_turn`; None if there is none."""
-        entry = self._documents(procedure_id).find(procedure_id, name)
+        entry = self._find(procedure_id, name)
         return None if entry is None else entry.result
 
     def checkpoint_exists(self, procedure_id: str, name: str) -> bool:
         """Whether there is an entry that `checkpoint_get` finds."""
-        return self._documents(procedure_id).find(procedure_id, name) is not None
+        return self._find(procedure_id, name) is not None
+
+    def _find(self, procedure_id: str, name: str) -> Any | None:
+        documents = self._documents(procedure_id)
+        entry = documents.find(procedure_id, name)
+        self._hold(documents, procedure_id)
+        return entry
 
     def checkpoint_clear_all(self, procedure_id: str) -> None:
         """Forget the whole log; state stays."""
-        self._cut(procedure_id, lambda live: 0)
+        self._edit(procedure_id, CutLog(lambda live: 0))
 
     def checkpoint_clear_after(self, procedure_id: str, name: str) -> None:
         """Forget the entry `name` and all after it; an unknown name is fine."""
-        self._cut(procedure_id, lambda live: live.position_of(name))
+        self._edit(procedure_id, CutLog(lambda live: live.position_of(name)))
 
-    def _cut(self, procedure_id: str, find: Callable[[LiveDocument], int | None]) -> None:
-        def change(live: LiveDocument) -> None:
-            position = find(live)
-            if position is not None:
-                del live.metadata.execution_log[position:]
-                live.metadata.replay_index = min(live.metadata.replay_index, position)
+    def _edit(self, procedure_id: str, edit: Edit) -> None:
+        documents = self._documents(procedure_id)
+        documents.edit(procedure_id, edit)
+        self._hold(documents, procedure_id)
 
-        self._documents(procedure_id).edit(procedure_id, change)
+    def _hold(self, documents: Documents | MemoryDocuments, procedure_id: str) -> None:
+        """The live object of the adapter's procedure lives as long as the adapter, whoever else holds it."""
+        if procedure_id == self.procedure_id:
+            self._object = documents.held(procedure_id)
 
 
 def _check(value: Any, where: str) -> Any:

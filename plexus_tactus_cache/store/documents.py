@@ -1,7 +1,8 @@
 """Documents: the live objects of this process, and every local read and write of them.
 
 A call takes the lock of its document, finds what it changes, and writes that in one transaction; then the live
-object is told. Nothing here knows of Plexus.
+object is told. So a call that raised, at whatever moment, has changed nothing, or is found done by the next one.
+Nothing here knows of Plexus.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -23,15 +24,18 @@ from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.reconcile.merge import difference
 from plexus_tactus_cache.reconcile.snapshot import log_digests
 from plexus_tactus_cache.store.contract import Header, Store
-from plexus_tactus_cache.store.live_object import Delta, LiveDocument
+from plexus_tactus_cache.store.live_object import Delta, Edit, LiveDocument
 
 Result = TypeVar("Result")
 SUPERSEDED = "the log of this run; it was changed elsewhere (a reset, another worker) while the run held it"
 OVERRIDDEN = "saved here after another process had changed it"
+_RECENT = 8  # live objects that are kept although nobody else may hold them
 
 
 class Documents:
     """The documents of one store, as live objects. Any thread.
+
+    A live object is kept for as long as somebody holds it, and a little longer.
 
     Args:
         delay: seconds until a document that was written may travel, so that writes in that time travel together.
@@ -42,6 +46,7 @@ class Documents:
         self._delay = delay
         self._live: dict[str, LiveDocument] = {}
         self._retired: dict[int, LiveDocument] = {}  # whose objects are still held by somebody, by identity of those
+        self._recent: deque[Any] = deque(maxlen=_RECENT)
         self.problem: str | None = store.read_only  # why the last write failed
         self.forked()
 
@@ -72,42 +77,47 @@ class Documents:
         self.problem = self._store.read_only
         return result
 
-    @contextmanager
-    def _locked(self, procedure_id: str) -> Iterator[None]:
-        """One thread at a time for each live object."""
+    def _lock_of(self, procedure_id: str) -> threading.RLock:
+        """For one thread at a time at each live object. Not a context manager of ours: at the end of one in Python, an
+        interrupt would leave it locked."""
         with self._lock:
-            lock = self._document_locks.setdefault(procedure_id, threading.RLock())
-        with lock:
-            yield
+            return self._document_locks.setdefault(procedure_id, threading.RLock())
 
-    # --- whole documents ----------------------------------------------------------------------------------
+    # --- live objects -------------------------------------------------------------------------------------
 
-    def load(self, procedure_id: str) -> Any:
-        """The live object, in step with the store; changes made to it and not saved yet stay."""
-        with self._locked(procedure_id):
-            return self._in_step(procedure_id).metadata
+    def _known(self, procedure_id: str) -> tuple[LiveDocument, Any] | None:
+        """The live object, as it is, with what is known of it."""
+        live = self._live.get(procedure_id)
+        metadata = None if live is None else live.metadata
+        return None if live is None or metadata is None else (live, metadata)
 
-    def state(self, procedure_id: str) -> dict[str, Any]:
-        """The live state, in step with the store. A run that was superseded keeps its object until it saves."""
-        with self._locked(procedure_id):
-            live = self._live.get(procedure_id)
-            if live is None:
-                live = self._in_step(procedure_id)
-            elif (header := self._header(procedure_id)).version != live.version:
-                header, document = self._read(procedure_id, log=header.log_version > live.log_seen)
-                if header.log_version <= live.log_seen or not live.rebase(document):
-                    live.catch_up_but_log(header, document, live.delta())
-                else:
-                    live.catch_up(header, document, live.delta())
-            state: dict[str, Any] = live.metadata.state
-            return state
+    def _keep(self, procedure_id: str, live: LiveDocument, metadata: Any) -> tuple[LiveDocument, Any]:
+        """`metadata` is the live object from now on; the one before is retired."""
+        before = self._known(procedure_id)
+        live.object = weakref.ref(metadata, partial(self._let_go, procedure_id, id(metadata)))
+        self._live[procedure_id] = live
+        self._recent.append(metadata)
+        if before is not None and before[1] is not metadata:
+            self._retired[id(before[1])] = before[0]
+        return live, metadata
 
-    def find(self, procedure_id: str, name: str) -> Any | None:
-        """The entry of that name in the live log, or None."""
-        with self._locked(procedure_id):
-            live = self._in_step(procedure_id)
-            position = live.position_of(name)
-            return None if position is None else live.metadata.execution_log[position]
+    def _retire(self, procedure_id: str, live: LiveDocument) -> None:
+        """The object is not the live one any more, but whoever holds it may save it: know then what it last saw."""
+        if self._live.get(procedure_id) is live:
+            self._retired[id(live.metadata)] = live
+            del self._live[procedure_id]
+
+    def _let_go(self, procedure_id: str, identity: int, reference: weakref.ref[Any]) -> None:
+        """Nobody holds the object any more. Called by the collector, at any moment, in any thread."""
+        self._retired.pop(identity, None)
+        live = self._live.get(procedure_id)
+        if live is not None and live.object is reference:
+            self._live.pop(procedure_id, None)
+
+    def held(self, procedure_id: str) -> Any | None:
+        """The live object, if there is one in this process: for an adapter to hold. Looks at nothing else."""
+        known = self._known(procedure_id)
+        return None if known is None else known[1]
 
     def _header(self, procedure_id: str) -> Header:
         return self._store.header(procedure_id) or Header()
@@ -115,39 +125,76 @@ class Documents:
     def _read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document]:
         return self._store.read(procedure_id, log=log) or (Header(), Document())
 
-    def _in_step(self, procedure_id: str) -> LiveDocument:
-        live = self._live.get(procedure_id)
-        if live is not None:
+    def _in_step(self, procedure_id: str) -> tuple[LiveDocument, Any]:
+        """The live object, in step with the store."""
+        known = self._known(procedure_id)
+        if known is not None:
             header = self._header(procedure_id)
-            if header.version == live.version and header.log_version <= live.log_seen:
-                return live
-        with _collector_paused():
-            header, document = self._read(procedure_id)
-            if live is not None:
-                if header.log_version <= live.log_seen or live.rebase(document):
+            if header.version == known[0].version and header.log_version <= known[0].log_seen:
+                self._recent.append(known[1])
+                return known
+        enabled = gc.isenabled()
+        try:  # a long log is a hundred thousand new containers, which the collector would walk again and again
+            gc.disable()
+            return self._catch_up(procedure_id, known)
+        finally:
+            if enabled:
+                gc.enable()
+
+    def _catch_up(self, procedure_id: str, known: tuple[LiveDocument, Any] | None) -> tuple[LiveDocument, Any]:
+        header, document = self._read(procedure_id)
+        if known is not None:
+            live = known[0]
+            if header.log_version <= live.log_seen or live.rebase(document):
+                live.catch_up(header, document, live.delta())
+                return known
+            self.transaction(procedure_id, partial(self._supersede, procedure_id, live, document))
+        live, metadata = LiveDocument.load(procedure_id, header, document)
+        used = {reference for entry in document.log for reference in (entry.captured or {}).values()}
+        if len(used) < len(document.variables) and not self._store.read_only:
+            # entries were replaced, and left their variables behind
+            self.transaction(procedure_id, lambda: self._store.sweep(procedure_id))
+            live.variables = used
+        return self._keep(procedure_id, live, metadata)
+
+    # --- whole documents ----------------------------------------------------------------------------------
+
+    def load(self, procedure_id: str) -> Any:
+        """The live object, in step with the store; changes made to it and not saved yet stay."""
+        with self._lock_of(procedure_id):
+            return self._in_step(procedure_id)[1]
+
+    def state(self, procedure_id: str) -> dict[str, Any]:
+        """The live state, in step with the store. A run that was superseded keeps its object until it saves."""
+        with self._lock_of(procedure_id):
+            known = self._known(procedure_id)
+            if known is None:
+                known = self._in_step(procedure_id)
+            elif (header := self._header(procedure_id)).version != known[0].version:
+                live = known[0]
+                header, document = self._read(procedure_id, log=header.log_version > live.log_seen)
+                if header.log_version <= live.log_seen or not live.rebase(document):
+                    live.catch_up_but_log(header, document, live.delta())
+                else:
                     live.catch_up(header, document, live.delta())
-                    return live
-                self.transaction(procedure_id, partial(self._supersede, procedure_id, live, document))
-            live = LiveDocument.load(procedure_id, header, document)
-            used = {reference for entry in document.log for reference in (entry.captured or {}).values()}
-            if len(used) < len(document.variables) and not self._store.read_only:
-                # entries were replaced, and left their variables behind
-                self.transaction(procedure_id, lambda: self._store.sweep(procedure_id))
-                live.variables = used
-            self._live[procedure_id] = live
-            return live
+            state: dict[str, Any] = known[1].state
+            return state
+
+    def find(self, procedure_id: str, name: str) -> Any | None:
+        """The entry of that name in the live log, or None."""
+        with self._lock_of(procedure_id):
+            live, metadata = self._in_step(procedure_id)
+            position = live.position_of(name)
+            return None if position is None else metadata.execution_log[position]
 
     def save(self, procedure_id: str, metadata: Any) -> None:
         """Store what differs between the object and the store.
 
         Raises ValueNotSerializable, RunSuperseded or LocalStoreError; then nothing was stored.
         """
-        with self._locked(procedure_id):
-            live = self._retired.get(id(metadata))
-            if live is None:
-                live = self._live.get(procedure_id)
-                live = live if live is not None and live.metadata is metadata else None
-            if live is None:
+        with self._lock_of(procedure_id):
+            live = self._retired.get(id(metadata)) or self._live.get(procedure_id)
+            if live is None or live.metadata is not metadata:
                 self._replace(procedure_id, metadata)
                 saved = True
             else:
@@ -165,9 +212,8 @@ class Documents:
         try:
             return self._save(procedure_id, live)
         except ValueNotSerializable:
-            if live.has_unsaved_entries and self._live.get(procedure_id) is live:
-                del self._live[procedure_id]
-                self._retire(live)
+            if live.has_unsaved_entries:
+                self._retire(procedure_id, live)
             raise
 
     def _save(self, procedure_id: str, live: LiveDocument) -> bool:
@@ -211,16 +257,7 @@ class Documents:
             live.superseded = self._store.put_conflict(log_record(record, own, document), number)
         else:
             live.superseded = live.superseded or 0
-        if self._live.get(procedure_id) is live:
-            del self._live[procedure_id]
-            self._retire(live)
-
-    def _retire(self, live: LiveDocument) -> None:
-        """The object is not the live one any more, but whoever holds it may save it: know then what it last saw."""
-        metadata, key = live.metadata, id(live.metadata)
-        live.metadata = weakref.proxy(metadata)
-        self._retired[key] = live
-        weakref.finalize(metadata, self._retired.pop, key, None)
+        self._retire(procedure_id, live)
 
     def _note_overridden(self, procedure_id: str, live: LiveDocument, document: Document, delta: Delta) -> None:
         """A save wins over what another process wrote meanwhile; that goes to the journal."""
@@ -230,7 +267,7 @@ class Documents:
 
     def _replace(self, procedure_id: str, metadata: Any) -> None:
         """An object that its caller built replaces the document, and is the live object from now on."""
-        live = LiveDocument(metadata)
+        live = LiveDocument(weakref.ref(metadata))
         delta = live.delta()
 
         def work() -> Header:
@@ -238,64 +275,53 @@ class Documents:
             return self._write(procedure_id, difference(current, delta.as_document(metadata.replay_index)))
 
         live.acknowledge(delta, self.transaction(procedure_id, work))
-        before = self._live.get(procedure_id)
-        self._live[procedure_id] = live
-        if before is not None:
-            self._retire(before)
+        self._keep(procedure_id, live, metadata)
 
-    def edit(self, procedure_id: str, change: Callable[[LiveDocument], None]) -> None:
-        """Let `change` alter the live object, brought up to the newest version, and store what it altered."""
+    def edit(self, procedure_id: str, edit: Edit) -> None:
+        """Make a change to the newest version, and store it with what the live object has unsaved; then show it."""
 
-        def work() -> tuple[LiveDocument, Delta, Header]:
-            live = self._in_step(procedure_id)
-            change(live)
-            delta = live.delta()
+        def work() -> tuple[LiveDocument, Any, Delta, Header]:
+            live, metadata = self._in_step(procedure_id)
+            delta = edit.extend(live, live.delta())
             if self._header(procedure_id).version != live.version:  # unsaved changes kept it from catching up
                 self._note_overridden(procedure_id, live, self._read(procedure_id, log=False)[1], delta)
-            return live, delta, self._write(procedure_id, delta.changes)
+            return live, metadata, delta, self._write(procedure_id, delta.changes)
 
-        with self._locked(procedure_id):
-            live, delta, header = self.transaction(procedure_id, work)
+        with self._lock_of(procedure_id):
+            live, _held, delta, header = self.transaction(procedure_id, work)
+            edit.show(live)
             live.acknowledge(delta, header)
 
     # --- parts --------------------------------------------------------------------------------------------
 
     def set_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None) -> None:
         """Store the status, whatever else changed meanwhile."""
-        with self._locked(procedure_id):
-            live = self._write_part(procedure_id, Changes(status=(status, waiting_on_message_id)))
-            if live is not None:
-                header = self._header(procedure_id)  # a cancelled run's status is held back
-                live.note_status(header.status or status, header.waiting_on_message_id)
+
+        def show(live: LiveDocument, header: Header) -> None:
+            live.note_status(header.status or status, header.waiting_on_message_id)  # a cancelled run's is held back
+
+        self._write_part(procedure_id, Changes(status=(status, waiting_on_message_id)), show)
 
     def set_state_key(self, procedure_id: str, key: Any, value: Any, encoded: Encoded | None) -> None:
         """Store one key of the state, or delete it (`encoded` None), whatever else changed meanwhile."""
-        with self._locked(procedure_id):
-            live = self._write_part(procedure_id, Changes(state={key_text(key): encoded}))
-            if live is not None:
-                live.note_state(key, value, encoded)
 
-    def _write_part(self, procedure_id: str, changes: Changes) -> LiveDocument | None:
-        """Store `changes` without looking at the rest: the live object, which is to show them, if there is one."""
+        def show(live: LiveDocument, header: Header) -> None:
+            live.note_state(key, value, encoded)
+
+        self._write_part(procedure_id, Changes(state={key_text(key): encoded}), show)
+
+    def _write_part(self, procedure_id: str, changes: Changes, show: Callable[[LiveDocument, Header], None]) -> None:
+        """Store `changes` without looking at the rest, and show them in the live object, if there is one."""
 
         def work() -> tuple[Header, Header]:
             before = self._header(procedure_id)
             return before, self._write(procedure_id, changes)
 
-        before, header = self.transaction(procedure_id, work)
-        live = self._live.get(procedure_id)
-        if live is not None and live.version == before.version:  # else it has to catch up with more than this
-            live.version = header.version
-        return live
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """A long log is a hundred thousand new containers: the collector would walk them again and again for nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+        with self._lock_of(procedure_id):
+            before, header = self.transaction(procedure_id, work)
+            known = self._known(procedure_id)
+            if known is not None:
+                live, _held = known
+                show(live, header)
+                if live.version == before.version:  # else it has to catch up with more than this
+                    live.version = header.version

@@ -8,9 +8,10 @@ finds what changed by looking at what changed.
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import (
@@ -73,11 +74,26 @@ class Delta:
         )
 
 
+class Edit(Protocol):
+    """A change that a call makes besides what the object has unsaved: first stored, then shown."""
+
+    def extend(self, live: LiveDocument, delta: Delta) -> Delta:
+        """`delta` and the change. Nothing is changed yet."""
+
+    def show(self, live: LiveDocument) -> None:
+        """Make the change in the object. An interrupt in the middle leaves it between what was and what is stored, so
+        that catching up with the store completes it."""
+
+
 @dataclass
 class LiveDocument:
-    """A live object and what the store had when it was last in step."""
+    """A live object and what the store had when it was last in step.
 
-    metadata: Any  # ProcedureMetadata, ours or Tactus's
+    It is kept by whoever holds the object, not the other way round. What is known of the store is raised last, after
+    the object shows it: after an interrupt in between, the object is found behind and catches up again.
+    """
+
+    object: weakref.ref[Any]  # ProcedureMetadata, ours or Tactus's
     version: int = 0
     log_seen: int = 0  # the version at which the log was last in step
     swept: int = 0
@@ -93,12 +109,18 @@ class LiveDocument:
     # --- from the store -----------------------------------------------------------------------------------
 
     @staticmethod
-    def load(procedure_id: str, header: Header, document: Document) -> LiveDocument:
-        """A new object with what is stored."""
-        live = LiveDocument(ProcedureMetadata(procedure_id=procedure_id, replay_index=document.replay_index))
+    def load(procedure_id: str, header: Header, document: Document) -> tuple[LiveDocument, Any]:
+        """A new object with what is stored, and the object itself, for somebody to hold."""
+        metadata = ProcedureMetadata(procedure_id=procedure_id, replay_index=document.replay_index)
+        live = LiveDocument(weakref.ref(metadata))
         live.replay_index = document.replay_index
         live.catch_up(header, document, live.delta())
-        return live
+        return live, metadata
+
+    @property
+    def metadata(self) -> Any:
+        """The object. Whoever calls anything here holds it."""
+        return self.object()
 
     def catch_up(self, header: Header, document: Document, kept: Delta) -> None:
         """Bring what others wrote into the object, in place, except where `kept` has changes of its own."""
@@ -110,16 +132,17 @@ class LiveDocument:
             self.replay_index = document.replay_index
             if at_end:  # a run in the middle of its replay goes on from where it is
                 self.metadata.replay_index = document.replay_index
-            self.log_seen = header.version
         self.variables, self.swept = set(document.variables), header.swept
         self.catch_up_but_log(header, document, kept)
+        if not kept.touches_log:
+            self.log_seen = max(self.log_seen, header.version)
 
     def catch_up_but_log(self, header: Header, document: Document, kept: Delta) -> None:
         """As `catch_up`, for a run that was superseded: it has to find that out when it saves its log."""
-        if not (kept.changes.state or kept.changes.lua_state):  # else it shows something else than what is stored
-            self.version = header.version
-        self.state = _catch_up(self.metadata.state, document.state, self.state, kept.changes.state)
-        self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, kept.changes.lua_state)
+        state = _differing(kept.changes.state, document.state)
+        lua_state = _differing(kept.changes.lua_state, document.lua_state)
+        self.state = _catch_up(self.metadata.state, document.state, self.state, state)
+        self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, lua_state)
         if kept.changes.extras is None and document.extras is not None:
             self.metadata.__dict__[ASYNC_PROCEDURES] = decode(document.extras)
             self.extras = value_digest(document.extras)
@@ -127,6 +150,8 @@ class LiveDocument:
             self.metadata.status, self.metadata.waiting_on_message_id = document.status, document.waiting_on_message_id
         if kept.changes.status is None:
             self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
+        if not (state or lua_state):  # else it shows something else than what is stored
+            self.version = header.version
 
     # --- to the store -------------------------------------------------------------------------------------
 
@@ -314,6 +339,15 @@ def _compare(part: str, values: dict[Any, Any], marks: Marks) -> tuple[Marks, di
     if len(found) != len(marks) or any(key not in found for key in marks):
         changes.update((mark.text, None) for key, mark in marks.items() if key not in found)
     return found, changes
+
+
+def _differing(changes: dict[str, Encoded | None], stored: Part) -> dict[str, Encoded | None]:
+    """Those of the unsaved changes that the store has not got in the meantime, from whoever."""
+    return {
+        text: mine
+        for text, mine in changes.items()
+        if (None if mine is None else value_digest(mine)) != (value_digest(stored[text]) if text in stored else None)
+    }
 
 
 def _catch_up(values: dict[Any, Any], stored: Part, marks: Marks, kept: dict[str, Encoded | None]) -> Marks:
