@@ -39,6 +39,7 @@ class _Slot:
         self.connection: sqlite3.Connection | None = None
         self.owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
         self.writing = False  # which of both
+        self.begun = False  # whether SQLite was told; some of its errors end a transaction by themselves
 
 
 class Database:
@@ -202,10 +203,12 @@ class Database:
                 with slot.lock:
                     connection = slot.connection or self._connect(slot)
                     self._begin(connection, deadline)
+                    slot.begun = True
                     result = work()
                     if slot.connection is not connection:
                         raise LocalStoreError("the process forked inside a transaction: it is the parent's")
                     self.execute("COMMIT")
+                    slot.begun = False
                     self._bound_log(connection)
             finally:
                 self._end(slot, ticket)
@@ -244,6 +247,7 @@ class Database:
     def _end(self, slot: _Slot, ticket: Ticket | None) -> None:
         """Undo what is open, and let others write. To be called as often as one likes."""
         with slot.lock:
+            slot.begun = False
             connection = slot.connection
             if connection is not None and connection.in_transaction:
                 try:
@@ -260,7 +264,10 @@ class Database:
         slot = self._slot()
         try:
             with slot.lock:
-                return (slot.connection or self._connect(slot)).execute(statement, values).fetchall()
+                connection = slot.connection or self._connect(slot)
+                if slot.begun and not connection.in_transaction:  # else this statement would be a transaction itself
+                    raise LocalStoreError(f"an error before has undone this transaction on {self._place}")
+                return connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self.translated(error) from error
 

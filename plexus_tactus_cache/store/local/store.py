@@ -118,7 +118,7 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
         return self._load(Header, f"doc/{quoted(procedure_id)}")
 
     def procedure_ids(self) -> list[str]:
-        return [unquote(key) for key in self.rows.keys("doc/")]
+        return sorted(map(unquote, self.rows.keys("doc/")))
 
     def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
         def work() -> tuple[Header, Document] | None:
