@@ -468,7 +468,7 @@ def test_a_conflict_that_is_open_is_not_stored_again(store: Store, other: Store)
     number = store.transaction((), lambda: store.put_conflict(record))
     assert other.transaction((), lambda: other.put_conflict(record._replace(at=NOW + 99))) == number
     assert store.conflicts() == {number: record}
-    different = store.transaction((), lambda: store.put_conflict(record._replace(remote=3)))
+    different = store.transaction((), partial(store.put_conflict, record._replace(remote=3)))
     assert list(store.conflicts()) == [number, different]
 
 
@@ -494,7 +494,7 @@ def test_a_conflict_that_is_resolved(store: Store, other: Store) -> None:
 def test_traces_by_kind_and_name(store: Store, other: Store) -> None:
     assert (store.trace("run", "x"), store.traces("run")) == (None, [])
     for name in random.Random(2).sample(ODD, len(ODD)):
-        store.transaction((), lambda name=name: store.put_trace("run", name, name.encode()))
+        store.transaction((), partial(store.put_trace, "run", name, name.encode()))
     store.transaction((), lambda: store.put_trace("breakpoints", "p/q", b"\x00\xff"))
     for one in (store, other):
         assert one.traces("run") == [name.encode() for name in sorted(ODD)]
@@ -579,8 +579,8 @@ def test_damage_of_a_document_does_not_affect_others(harness: StoreHarness, stor
         put(one, f"new {number}")
         assert state(one, "fine") == {"k": number}
         assert results(one, "fine") == ["x"]
-        assert one.pending("fine") == Pending(since=NOW, due=NOW)
         do(one, "fine", "put_pending", Pending(since=NOW, attempts=number))
+        assert one.pending("fine") == Pending(since=NOW, attempts=number)
         in_threads(partial(state, one, "zzz"))
         do(one, f"new {number}", "drop_pending")
     do(store, "fine", "adopt", Changes(), ())

@@ -67,6 +67,7 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
 
     def close(self) -> None:
         self.rows.close()
+        self._lease_file.close()
 
     # --- the directory ------------------------------------------------------------------------------------
 
