@@ -151,9 +151,11 @@ def test_a_transaction_that_fails_moves_nothing(store: Store) -> None:
         store.park("b", "why", NOW)
         raise KeyboardInterrupt
 
+    before = store.outbox()
     with pytest.raises(KeyboardInterrupt):
         store.transaction(["a", "b"], fail)
-    assert store.due(NOW + 5) == ["a", "b"]
+    assert store.due(NOW + 50) == ["a", "b"]
+    assert store.outbox() == before
 
 
 MOMENTS = st.floats(0, 3e9) | st.integers(0, 40_000).map(lambda tenths: NOW + tenths / 10_000)
