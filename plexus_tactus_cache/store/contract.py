@@ -5,17 +5,20 @@ that every store passes.
 
 What holds for every method:
 
-- **Errors.** What comes out is a LocalStoreError or one of its subclasses; a wrong type is a TypeError. When a method
-  raised, nothing of what it was to change is changed.
+- **Errors.** What comes out is a LocalStoreError or one of its subclasses, a LeaseLost or a CacheClosed; an id that is
+  no text is a TypeError. When a method raised, nothing of what it was to change is changed.
 - **Threads.** Any thread may call any method. What a thread needs for itself (a connection) it gets at its first call
   and gives back with `release_thread`, or when it ends.
 - **Forks.** After a fork both processes go on; what cannot be shared is opened anew in the child. A fork waits until
-  no other thread is in the middle of a call. A lease stays with the parent.
+  no other thread is in the middle of a call. A lease, and a transaction that is under way, stay with the parent.
 - **Close.** `close` may be called twice, and while other threads use the store: those get a CacheClosed or
-  finish. Nothing that was acknowledged depends on it.
-- **Damage** of one document raises CacheCorrupted, naming it, for that document. Others are not affected.
+  finish; who waits for another writer gets it at once. Nothing that was acknowledged depends on it. Afterwards
+  everything that looks at the store or changes it raises CacheClosed, and its lease is as that of a dead process.
+  Other openers of the same store, in this process too, do not notice.
+- **Damage** of one document raises CacheCorrupted, naming it, for that document. Others are not affected, and lists of
+  all have it among them.
 
-Times are seconds since the epoch, unless said otherwise.
+Times are seconds since the epoch, unless said otherwise; a store may keep them to the millisecond.
 """
 
 from __future__ import annotations
@@ -99,14 +102,14 @@ class Lease(Protocol):
 
     @property
     def generation(self) -> int:
-        """Raised each time that the lease is taken: a transaction under an older one raises LeaseLost."""
+        """Raised each time that the lease is taken."""
 
     def beat(self) -> bool:
         """Say that the holder is alive: at least every `LEASE_SECONDS` / 3. False when it lost the lease. Costs no
         durable write."""
 
     def release(self) -> None:
-        """Give it back at once. Twice is fine, and so is one that was lost."""
+        """Give it back at once. Twice is fine, and so is one that was lost: it takes nothing from a later holder."""
 
 
 class Wakeups(Protocol):
@@ -136,17 +139,23 @@ class Transactions(Protocol):
         - Writers of one document come one after the other, in all processes; those of different documents may too.
           `work` sees the newest version of the documents `procedure_ids`, and writes no other document. The
           journal, requests, garbage and the link may be written in any transaction.
-        - One inside another of the same thread is part of it, and names none that the outer one does not.
+        - One inside another of the same thread is part of it, and names none that the outer one does not. Its failure
+          undoes nothing where the outer one catches it. Where an error of the store is caught, all of the rest is
+          written, or the transaction raises.
         - `work` may be called again, where a store has to begin anew (a serialization failure): it changes nothing
           but the store.
-        - What is not written in a transaction is refused with a RuntimeError.
+        - What is not written in a transaction is refused with a RuntimeError. (`park`, `update_pending` and `bind` are
+          transactions of their own where there is none.)
 
-        Raises StoreBusy when others write for longer than the store waits, StoreFull, StoreReadOnly; LeaseLost
-        when `lease` is not the newest.
+        Raises StoreBusy, naming the process that writes, when others write for longer than the store waits; StoreFull,
+        StoreReadOnly; LeaseLost when `lease` is not the newest, was released, or is a parent's.
         """
 
     def snapshot(self, work: Callable[[], Result]) -> Result:
-        """What `work()` returns; its reads see one state of the store, and block nobody."""
+        """What `work()` returns; its reads see one state of the store, and block nobody.
+
+        Inside a transaction, or another snapshot, it is part of that. No transaction begins in it: RuntimeError.
+        """
 
 
 class DocumentTable(Protocol):
@@ -156,7 +165,7 @@ class DocumentTable(Protocol):
         """The header, or None for a procedure that is not stored."""
 
     def procedure_ids(self) -> list[str]:
-        """All stored procedures, sorted."""
+        """All stored procedures, in the order of their ids as text."""
 
     def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
         """The whole document (or, without `log`, all but its log) as it is at one moment; or None."""
@@ -174,7 +183,10 @@ class DocumentTable(Protocol):
         """Apply a change that came from Plexus: the document stays or becomes clean. `runs`: as for `merge`."""
 
     def sweep(self, procedure_id: str) -> Header | None:
-        """Free what replaced entries left behind; to be called now and then, it reads the whole log."""
+        """Free what replaced entries left behind; to be called now and then, it reads the whole log.
+
+        A write that cuts the log may do so too; `Header.swept` tells.
+        """
 
     def put_header(self, procedure_id: str, header: Header) -> None:
         """Replace the header as it is."""
@@ -189,14 +201,15 @@ class Outbox(Protocol):
     def due(self, until: float, after: float | None = None) -> list[str]:
         """Those that are not parked and whose `Pending.moment` is at most `until`, the earliest first.
 
-        With `after`, then those whose moment lies further off than that: a clock jumped. Costs what it returns.
+        With `after`, then those whose moment lies further off than that: a clock jumped. Nobody twice; whatever a clock
+        said, `due(math.inf)` has all that are not parked. Costs what it returns.
         """
 
     def next_due(self) -> float | None:
         """The earliest moment of all that are not parked, at the cost of one look."""
 
     def outbox(self) -> dict[str, Pending]:
-        """All of it, parked ones too, by procedure."""
+        """All of it, parked ones too, by procedure; a place that is damaged as one that is parked for that."""
 
     def put_pending(self, procedure_id: str, pending: Pending) -> None: ...
 
@@ -291,7 +304,7 @@ class Coordination(Protocol):
         """
 
     def leader(self) -> Leader | None:
-        """Who holds the lease, dead or alive; None while nobody does."""
+        """Who holds the lease; None while nobody does. One that died may be named until the lease is taken."""
 
     def wakeups(self) -> Wakeups:
         """News for one thread."""

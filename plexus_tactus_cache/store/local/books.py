@@ -137,7 +137,8 @@ class BookRows(OnRows):
         return self.rows.read_row(f"{kind}/{quoted(name)}")
 
     def traces(self, kind: str) -> list[bytes]:
-        return [payload for _, payload in self.rows.scan(f"{kind}/")]
+        found = {unquote(name): payload for name, payload in self.rows.scan(f"{kind}/")}
+        return [found[name] for name in sorted(found)]
 
     def put_trace(self, kind: str, name: str, payload: bytes) -> None:
         self.rows.write_row(f"{kind}/{quoted(name)}", payload)

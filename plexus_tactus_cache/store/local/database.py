@@ -7,6 +7,7 @@ asking the connection: a frame that is not on the thread's stack any more owns n
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sqlite3
 import sys
@@ -28,6 +29,7 @@ log = logging.getLogger("plexus_tactus_cache")
 _SYNCHRONOUS = {"full": 2, "normal": 1}
 _LOG_BYTES = 4 * 2**20  # of SQLite's write-ahead log, above which it is brought into the database
 _PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
+_numbers = itertools.count(1)
 _inherited: list[object] = []  # connections of a fork inside a transaction: neither used nor, by the collector, closed
 
 
@@ -37,8 +39,10 @@ class _Slot:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
+        self.number = 0  # of the connection, among all that there were
         self.owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
         self.writing = False  # which of both
+        self.begun = False  # whether SQLite was told; some of its errors end a transaction by themselves
 
 
 class Database:
@@ -111,7 +115,7 @@ class Database:
                 )
                 for pragma in self._pragmas:
                     connection.execute(pragma)
-                slot.connection = connection
+                slot.connection, slot.number = connection, next(_numbers)
                 return connection
             except sqlite3.Error as error:
                 if connection is not None:
@@ -134,6 +138,7 @@ class Database:
         does that only when no other connection exists that could commit.
         """
         self._closed = True
+        self._lock.close()
         deadline = time.monotonic() + timeout
         with self._slots_lock:
             slots = list(self._slots)
@@ -143,7 +148,6 @@ class Database:
                     _disconnect(slot)
                 finally:
                     slot.lock.release()
-        self._lock.close()
 
     # --- forks --------------------------------------------------------------------------------------------
 
@@ -202,10 +206,12 @@ class Database:
                 with slot.lock:
                     connection = slot.connection or self._connect(slot)
                     self._begin(connection, deadline)
+                    slot.begun = True
                     result = work()
                     if slot.connection is not connection:
                         raise LocalStoreError("the process forked inside a transaction: it is the parent's")
                     self.execute("COMMIT")
+                    slot.begun = False
                     self._bound_log(connection)
             finally:
                 self._end(slot, ticket)
@@ -244,6 +250,7 @@ class Database:
     def _end(self, slot: _Slot, ticket: Ticket | None) -> None:
         """Undo what is open, and let others write. To be called as often as one likes."""
         with slot.lock:
+            slot.begun = False
             connection = slot.connection
             if connection is not None and connection.in_transaction:
                 try:
@@ -260,9 +267,17 @@ class Database:
         slot = self._slot()
         try:
             with slot.lock:
-                return (slot.connection or self._connect(slot)).execute(statement, values).fetchall()
+                connection = slot.connection or self._connect(slot)
+                if slot.begun and not connection.in_transaction:  # else this statement would be a transaction itself
+                    raise LocalStoreError(f"an error before has undone this transaction on {self._place}")
+                return connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self.translated(error) from error
+
+    def commits_of_others(self) -> tuple[int, int]:
+        """Something else each time that others may have committed since; a new connection of ours cannot know."""
+        version: int = self.execute("PRAGMA data_version")[0][0]
+        return self._slot().number, version
 
     def _bound_log(self, connection: sqlite3.Connection) -> None:
         """Bring the log into the database when it has grown, under the writer's lock: no commit can meet it."""

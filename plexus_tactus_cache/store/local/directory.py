@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import diskcache
 
@@ -15,6 +16,9 @@ from plexus_tactus_cache.errors import StoreReadOnly
 DATABASE: str = diskcache.core.DBNAME
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _PAUSE = 0.005  # seconds
+# Whoever closes a file ends all POSIX locks that its process has on it, those of SQLite's connections too: another
+# process would think itself alone, and delete the log that they write (sqlite.org/howtocorrupt.html, §2.2).
+_never_closed: list[BinaryIO] = []
 
 
 def holds_store(directory: Path) -> bool:
@@ -47,9 +51,8 @@ def prepare(directory: Path) -> bool:
         with tempfile.TemporaryFile(dir=directory):  # asks the file system: root passes every other check
             pass
         database = directory / DATABASE
-        if database.exists():
-            with database.open("r+b"):
-                pass
+        if database.exists() and not os.access(database, os.R_OK | os.W_OK):  # not by opening it: see `_never_closed`
+            return False
     except FileExistsError as error:
         raise StoreReadOnly(f"{directory} is not a directory") from error
     except OSError as error:
@@ -98,5 +101,8 @@ def copy(directory: Path) -> Path:
     made = Path(tempfile.mkdtemp(prefix="plexus-tactus-cache-"))
     for file in directory.glob(f"{DATABASE}*"):
         if not file.name.endswith("-shm"):  # rebuilt from the log
-            shutil.copyfile(file, made / file.name)
+            source = file.open("rb")
+            _never_closed.append(source)
+            with (made / file.name).open("wb") as target:
+                shutil.copyfileobj(source, target)
     return made

@@ -2,7 +2,13 @@
 
 A holder that is stopped keeps the lock. It says that it is alive by touching the file (no durable write), and who
 finds the file untouched for `LEASE_SECONDS` of its own clock takes the lease without the lock. The generation, in the
-row `lease`, keeps the former holder from changing anything when it wakes up.
+row `lease`, keeps the former holder from changing anything when it wakes up. What the row says of the lock:
+
+| `Held`    | the holder of that generation                                                            |
+|-----------|------------------------------------------------------------------------------------------|
+| LOCKED    | has, or had, the lock: when that is free, so is the lease                                  |
+| UNLOCKED  | took the lease from one that still had the lock: only beats say whether it lives           |
+| NOBODY    | was such a one, and gave the lease back                                                    |
 """
 
 from __future__ import annotations
@@ -10,15 +16,25 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from plexus_tactus_cache.errors import StoreReadOnly
+from plexus_tactus_cache.errors import StorageError, StoreReadOnly
 from plexus_tactus_cache.store.contract import LEASE_SECONDS
 
 LEASE_NAME = "leader.lock"
 May = Literal["free", "from the living"]
+
+
+class Held(Enum):
+    """What the row `lease` says of the lock; see above."""
+
+    LOCKED = False
+    UNLOCKED = True
+    NOBODY = None
 
 
 class LeaseFile:
@@ -30,34 +46,40 @@ class LeaseFile:
         self._lock = threading.Lock()
         self._file: int | None = None
         self._locked = False
+        self._generation: int | None = None  # that has the lock; None: nobody yet
         self._seen: tuple[int, int] | None = None  # generation and last touch
         self._since = 0.0  # when that was seen first
 
-    def may_take(self, generation: int, *, from_the_living: bool) -> May | None:
+    def may_take(self, generation: int, held: Held) -> May | None:
         """Whether the lease of `generation` can be had now: its lock is free, or its holder has not moved for long.
 
-        `from_the_living`: whether that holder has it without the lock.
+        After "free" the lock is ours: `hold` it, or `let_go`.
         """
         with self._lock:
             if self._locked:
                 return None  # this opener has it
-            if self._try_lock() and not from_the_living:
+            if held is not Held.UNLOCKED and self._try_lock(None):
                 return "free"
+            if held is Held.NOBODY:
+                return "from the living"
             seen = generation, os.stat(self._open()).st_mtime_ns
             if seen != self._seen:
                 self._seen, self._since = seen, self._clock()
-            quiet = self._clock() - self._since >= LEASE_SECONDS
-            if from_the_living and self._locked and not quiet:
-                self._unlock()
-            if not quiet:
+            if self._clock() - self._since < LEASE_SECONDS:
                 return None
-            return "free" if self._locked else "from the living"
+            return "free" if self._try_lock(None) else "from the living"
 
-    def touch(self) -> bool:
-        """Say that the holder is alive: whether it has the lock, or could get it now."""
+    def hold(self, generation: int) -> None:
+        """The lock that `may_take` took is that of this generation."""
         with self._lock:
-            os.utime(self._open())
-            return self._locked or self._try_lock()
+            self._generation = generation
+
+    def touch(self, generation: int) -> bool:
+        """Say that the holder is alive: whether it has the lock, or could get it now."""
+        now = time.time_ns()  # the file system's own clock may stand still between two beats
+        with self._lock:
+            os.utime(self._open(), ns=(now, now))
+            return self._try_lock(generation)
 
     def is_held(self) -> bool:
         """Whether anybody, here or elsewhere, has the lock. Changes nothing."""
@@ -73,24 +95,32 @@ class LeaseFile:
             os.close(file)
         return False
 
-    def let_go(self) -> None:
-        """Give the lock back; closing the file does."""
+    def let_go(self, generation: int | None = None) -> None:
+        """Give the lock back, if it is that of this generation; None: of a candidate."""
+        with self._lock:
+            if self._generation == generation:
+                self._unlock()
+
+    def close(self) -> None:
+        """Give back whatever this opener has."""
         with self._lock:
             self._unlock()
 
     def _unlock(self) -> None:
-        file, self._file, self._locked = self._file, None, False
+        """Closing the file does."""
+        file, self._file, self._locked, self._generation = self._file, None, False, None
         if file is not None:
             os.close(file)
 
-    def _try_lock(self) -> bool:
+    def _try_lock(self, generation: int | None) -> bool:
+        """Whether `generation` has the lock now."""
         if not self._locked:
             try:
                 fcntl.flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            self._locked = True
-        return True
+            self._locked, self._generation = True, generation
+        return self._generation == generation
 
     def _open(self) -> int:
         if self._file is None:
@@ -115,24 +145,49 @@ class LeaseFile:
         self._seen = None
 
 
+class LeaseRow(Protocol):
+    """The row `lease`, as a lease uses it."""
+
+    def newest_generation(self) -> int:
+        """That of whoever took the lease last."""
+
+    def note_held(self, generation: int, held: Held) -> bool:
+        """Note how the lease is held; False, and nothing is noted, when that generation is not the newest."""
+
+
 class LocalLease:
     """See Lease in contract.py."""
 
-    def __init__(self, file: LeaseFile, generation: int, settled: Callable[[int], bool], *, has_file: bool) -> None:
+    def __init__(self, generation: int, file: LeaseFile, row: LeaseRow, held: Held) -> None:
         self.generation = generation
         self._file = file
-        self._settled = settled
-        self._has_file = has_file
+        self._row = row
+        self._held = held
         self._pid = os.getpid()
 
-    def beat(self) -> bool:
-        if self._pid != os.getpid():
+    @property
+    def is_newest(self) -> bool:
+        """Whether it was neither lost nor given back, nor is a parent's."""
+        if self._held is Held.NOBODY or self._pid != os.getpid():
             return False
-        if self._file.touch() and not self._has_file:
-            self._has_file = self._settled(self.generation)
-            return self._has_file
+        return self._row.newest_generation() == self.generation
+
+    def beat(self) -> bool:
+        if not self.is_newest:
+            return False
+        if self._file.touch(self.generation) and self._held is Held.UNLOCKED:
+            if not self._row.note_held(self.generation, Held.LOCKED):
+                return False
+            self._held = Held.LOCKED  # others need not wait for a beat any more
         return True
 
     def release(self) -> None:
-        if self._pid == os.getpid():
-            self._file.let_go()
+        if self._pid != os.getpid():
+            return
+        held, self._held = self._held, Held.NOBODY
+        if held is Held.UNLOCKED:
+            try:
+                self._row.note_held(self.generation, Held.NOBODY)
+            except StorageError:
+                pass  # it is free LEASE_SECONDS after the last beat, as if we had died
+        self._file.let_go(self.generation)

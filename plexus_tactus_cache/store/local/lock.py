@@ -17,7 +17,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from plexus_tactus_cache.errors import StoreBusy, StoreReadOnly
+from plexus_tactus_cache.errors import CacheClosed, StoreBusy, StoreReadOnly
 
 LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
 _PAUSE = 0.0005  # seconds between looks at a lock that another process holds
@@ -35,19 +35,22 @@ class WriterLock:
     def __init__(self, directory: Path) -> None:
         self._paths = directory / LOCK_NAME, directory / TURNSTILE_NAME
         self._line: deque[Ticket] = deque()  # the first is the holder, or will be
-        self._files: tuple[int, int] | None = None
+        self._files: list[tuple[int, int]] = []  # one pair, or none
+        self._closing = False
 
     def acquire(self, ticket: Ticket, deadline: float) -> None:
         """Wait for the lock until `deadline`, on the monotonic clock.
 
-        Raises StoreBusy, naming who holds it.
+        Raises StoreBusy, naming who holds it; CacheClosed.
         """
         self._line.append(ticket)
         while self._line[0] is not ticket:
+            self._check_open()
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StoreBusy(f"other threads of this process are writing in {self._paths[0].parent}")
             ticket.wait(min(left, _SLICE))
+        self._check_open()
         lock, turnstile = self._open()
         self._wait_for(turnstile, deadline)
         self._wait_for(lock, deadline)
@@ -57,9 +60,10 @@ class WriterLock:
     def release(self, ticket: Ticket) -> None:
         """Give it back, whether it was acquired, waited for, or neither. Twice is fine."""
         line = self._line
-        if line and line[0] is ticket and self._files is not None:  # only the first has touched the files
-            for file in self._files:
-                fcntl.flock(file, fcntl.LOCK_UN)
+        if line and line[0] is ticket:  # only the first has touched the files
+            for pair in self._files:
+                for file in pair:
+                    fcntl.flock(file, fcntl.LOCK_UN)
         try:
             line.remove(ticket)
         except ValueError:
@@ -67,7 +71,7 @@ class WriterLock:
         try:
             line[0].set()
         except IndexError:
-            pass  # nobody waits
+            self._close_if_unused()
 
     def holder(self) -> int | None:
         """The process that holds the lock; None while none does. Reads a file, waits for nothing."""
@@ -85,28 +89,46 @@ class WriterLock:
             os.close(file)
 
     def close(self) -> None:
-        """Close the files; they are opened again when the lock is wanted."""
-        files, self._files = self._files, None
-        for file in files or ():
-            os.close(file)
+        """For good: who waits gets a CacheClosed, who has the lock keeps it until it is done."""
+        self._closing = True
+        self._close_if_unused()
 
     def forked(self) -> None:
         """In a child: what the parent holds, or waits for, is the parent's."""
-        self.close()
+        self._close_files()
         self._line = deque()
 
+    def _check_open(self) -> None:
+        if self._closing:
+            raise CacheClosed(f"the store in {self._paths[0].parent} is closed")
+
+    def _close_if_unused(self) -> None:
+        """A thread stands in line before it asks whether this is closing, and we ask in the other order."""
+        if self._closing and not self._line:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        while self._files:
+            try:
+                pair = self._files.pop()
+            except IndexError:
+                return  # another thread was faster
+            for file in pair:
+                os.close(file)
+
     def _open(self) -> tuple[int, int]:
-        if self._files is None:
+        if not self._files:
             lock = _open(self._paths[0])
             try:
-                self._files = lock, _open(self._paths[1])
+                self._files.append((lock, _open(self._paths[1])))
             except BaseException:
                 os.close(lock)
                 raise
-        return self._files
+        return self._files[0]
 
     def _wait_for(self, file: int, deadline: float) -> None:
         while True:
+            self._check_open()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return

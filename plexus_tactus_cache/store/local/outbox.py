@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local.parts import OnRows, quoted
 
@@ -29,12 +30,25 @@ class OutboxRows(OnRows):
         return self._load(Pending, f"outbox/{quoted(procedure_id)}")
 
     def outbox(self) -> dict[str, Pending]:
-        return {unquote(key): Pending(*orjson.loads(payload)) for key, payload in self.rows.scan("outbox/")}
+        try:
+            return {unquote(key): Pending(*orjson.loads(payload)) for key, payload in self.rows.scan("outbox/")}
+        except CacheCorrupted:
+            return self.snapshot(lambda: {name: self._listed(name) for name in self._queued()})
+
+    def _queued(self) -> list[str]:
+        return [unquote(key) for key in self.rows.keys("outbox/")]
+
+    def _listed(self, procedure_id: str) -> Pending:
+        """Its place as a list of all has it: damage of one keeps nobody from the others."""
+        try:
+            return self.pending(procedure_id) or Pending(since=0.0)
+        except CacheCorrupted as error:
+            return Pending(since=0.0, parked=str(error))
 
     def due(self, until: float, after: float | None = None) -> list[str]:
-        found = self.rows.keys("due/", end=_text(until + 0.001))
+        found = self.rows.keys("due/", end=_past(until))
         if after is not None:
-            found += self.rows.keys("due/", start=_text(after))
+            found += self.rows.keys("due/", start=_past(max(until, after)))
         return [unquote(key.split("/")[1]) for key in found]
 
     def next_due(self) -> float | None:
@@ -81,6 +95,11 @@ class OutboxRows(OnRows):
 def _place(pending: Pending | None, name: str) -> str | None:
     """Its place in the order; None for what is not to travel."""
     return None if pending is None or pending.parked is not None else f"due/{_text(pending.moment)}/{name}"
+
+
+def _past(moment: float) -> str:
+    """After all places of `moment`: they go on with a `/`, and the next character is `0`."""
+    return f"{_text(moment)}0"
 
 
 def _text(moment: float) -> str:

@@ -4,7 +4,7 @@
 |------------------|-----------------------------------------------------------------------------|
 | `link`           | state of the connection to Plexus, for status and for the next leader       |
 | `request/<name>` | a foreground sync asked for by a process that does not lead                 |
-| `lease`          | `Leader`, and whether it took the lease from a holder that lives: lease.py  |
+| `lease`          | `Leader`, and how the lease is held: see `Held` in lease.py                 |
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import orjson
 from plexus_tactus_cache.errors import LeaseLost
 from plexus_tactus_cache.store.contract import Leader, Lease, Link
 from plexus_tactus_cache.store.local import forks
-from plexus_tactus_cache.store.local.lease import LeaseFile, LocalLease
+from plexus_tactus_cache.store.local.lease import Held, LeaseFile, LocalLease
 from plexus_tactus_cache.store.local.parts import OnRows
 from plexus_tactus_cache.store.local.rows import Rows
 
+_NO_LEADER = Leader("", 0.0, 0)
 _LOOK = 1.0  # seconds between looks for what other processes wrote
 
 
@@ -41,71 +42,73 @@ class ProcessRows(OnRows):
     def lease(self, who: str) -> Lease | None:
         if self.rows.read_only:
             return None
-        found = self._lease_row()
-        generation = found[0].generation if found is not None else 0
-        may = self._lease_file.may_take(generation, from_the_living=found is not None and found[1])
+        leader, held = self._lease_row() or (_NO_LEADER, Held.LOCKED)
+        generation = leader.generation + 1
+        may = self._lease_file.may_take(leader.generation, held)
         if may is None:
             return None
 
         def take() -> LocalLease | None:
-            now = self._lease_row()
-            if now is not None and now[0].generation != generation:
+            if self.newest_generation() != leader.generation:
                 return None  # somebody was faster
-            self._put_leader(Leader(who, time.time(), generation + 1), without_file=may == "from the living")
-            return LocalLease(self._lease_file, generation + 1, self._settled, has_file=may == "free")
+            held = Held.LOCKED if may == "free" else Held.UNLOCKED
+            self._put_leader(Leader(who, time.time(), generation), held)
+            return LocalLease(generation, self._lease_file, self, held)
 
-        taken = self.transaction((), take)
-        if taken is None:
-            self._lease_file.let_go()
+        taken = None
+        try:
+            taken = self.transaction((), take)
+        finally:
+            if may == "free":
+                if taken is None:
+                    self._lease_file.let_go()
+                else:
+                    self._lease_file.hold(generation)
         return taken
 
-    def _settled(self, generation: int) -> bool:
-        """The lease that was taken from a living holder has the file now as well: others need not wait for a beat.
+    def newest_generation(self) -> int:
+        """See LeaseRow in lease.py."""
+        found = self._lease_row()
+        return 0 if found is None else found[0].generation
 
-        False when it was lost meanwhile.
-        """
+    def note_held(self, generation: int, held: Held) -> bool:
+        """See LeaseRow in lease.py."""
 
         def work() -> bool:
             found = self._lease_row()
             if found is None or found[0].generation != generation:
                 return False
-            self._put_leader(found[0], without_file=False)
+            self._put_leader(found[0], held)
             return True
 
         return self.transaction((), work)
 
     def leader(self) -> Leader | None:
         found = self._lease_row()
-        if found is None or not (found[1] or self._lease_file.is_held()):
+        if found is None:
             return None
-        return found[0]
+        leader, held = found
+        return leader if held is Held.UNLOCKED or (held is Held.LOCKED and self._lease_file.is_held()) else None
 
-    def _lease_row(self) -> tuple[Leader, bool] | None:
+    def _lease_row(self) -> tuple[Leader, Held] | None:
         payload = self.rows.read_row("lease")
         if payload is None:
             return None
-        leader, without_file = orjson.loads(payload)
-        return Leader(*leader), without_file
+        leader, held = orjson.loads(payload)
+        return Leader(*leader), Held(held)
 
-    def _put_leader(self, leader: Leader, *, without_file: bool) -> None:
-        self.rows.write_row("lease", orjson.dumps([[*leader], without_file]))
+    def _put_leader(self, leader: Leader, held: Held) -> None:
+        self.rows.write_row("lease", orjson.dumps([[*leader], held.value]))
 
     def _check_lease(self, lease: Lease | None) -> None:
-        if lease is not None:
-            found = self._lease_row()
-            if found is None or found[0].generation != lease.generation:
-                raise LeaseLost("another process syncs this store now: this one was stopped, or stuck, for too long")
+        if lease is not None and not (isinstance(lease, LocalLease) and lease.is_newest):
+            raise LeaseLost("another process syncs this store now: this one was stopped, or stuck, for too long")
 
     # --- news ---------------------------------------------------------------------------------------------
 
     def wakeups(self) -> LocalWakeups:
-        found = LocalWakeups(self._commits_of_others)
+        found = LocalWakeups(self.rows.database.commits_of_others)
         self._waiting.add(found)
-        return found
-
-    def _commits_of_others(self) -> int:
-        """A number that changes when another connection commits."""
-        found: int = self.rows.database.execute("PRAGMA data_version")[0][0]
         return found
 
     def _tell(self) -> None:
@@ -134,9 +137,9 @@ class ProcessRows(OnRows):
 class LocalWakeups:
     """See Wakeups in contract.py."""
 
-    def __init__(self, commits_of_others: Callable[[], int]) -> None:
+    def __init__(self, commits_of_others: Callable[[], object]) -> None:
         self._commits_of_others = commits_of_others
-        self._seen = -1
+        self._seen: object = None
         self._event = threading.Event()
 
     def set(self) -> None:

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from plexus_tactus_cache.errors import CacheCorrupted, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
@@ -33,7 +34,9 @@ _UPSERT = (
     " mode = excluded.mode, filename = excluded.filename"
 )
 _RANGE = " FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
-_SCAN = "SELECT key, mode, filename, value" + _RANGE + " ORDER BY key"
+# As a blob, a damaged value that has become a text, and is none, gets as far as its checksum.
+_READ = "SELECT mode, filename, CAST(value AS BLOB) FROM Cache WHERE key = ? AND raw = 1"
+_SCAN = "SELECT key, mode, filename, CAST(value AS BLOB)" + _RANGE + " ORDER BY key"
 _KEYS = "SELECT key" + _RANGE + " ORDER BY key"
 _FIRST = _KEYS + " LIMIT 1"
 _DELETE_RANGE = "DELETE" + _RANGE
@@ -119,7 +122,7 @@ class Rows:
 
     def read_row(self, key: str) -> bytes | None:
         """The bytes under `key`, or None. Raises CacheCorrupted when they are not those that were written."""
-        found = self.database.execute("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (key,))
+        found = self.database.execute(_READ, (key,))
         return self._checked(key, *found[0]) if found else None
 
     def write_row(self, key: str, payload: bytes) -> None:
@@ -181,7 +184,7 @@ class Rows:
             if value[:_CHECKSUM_BYTES] == _checksum(key, payload):
                 return payload
         raise CacheCorrupted(
-            f"row {key!r} in {self.path} does not match its checksum; other procedures are not affected"
+            f"row {unquote(key)!r} in {self.path} does not match its checksum; other procedures are not affected"
         )
 
 

@@ -67,6 +67,7 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
 
     def close(self) -> None:
         self.rows.close()
+        self._lease_file.close()
 
     # --- the directory ------------------------------------------------------------------------------------
 
@@ -118,7 +119,7 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
         return self._load(Header, f"doc/{quoted(procedure_id)}")
 
     def procedure_ids(self) -> list[str]:
-        return [unquote(key) for key in self.rows.keys("doc/")]
+        return sorted(map(unquote, self.rows.keys("doc/")))
 
     def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
         def work() -> tuple[Header, Document] | None:
