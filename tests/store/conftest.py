@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from plexus_tactus_cache.store.local.rows import Rows
-
 from store.on_rows import open_rows
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from processes import environment
+from processes import Process, environment
 
-from plexus_tactus_cache.store.local.rows import DATABASE, Rows
+from plexus_tactus_cache.store.local.directory import DATABASE
+from plexus_tactus_cache.store.local.lock import TURNSTILE_NAME
+from plexus_tactus_cache.store.local.rows import Rows
 
 MEGABYTE = 2**20
 PATIENCE = 60.0  # seconds: none of our waits lasts that long, on any machine
@@ -71,6 +76,46 @@ def in_process(script: str, *arguments: str) -> str:
     command = [sys.executable, "-c", _HEAD + script, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE, env=environment())
     return done.stdout.strip()
+
+
+def opened(directory: Path, durability: str = "full") -> tuple[str, ...]:
+    """The statements for a Process with its own `rows` on the directory, and `put`."""
+    return (
+        "import json, os, signal, time",
+        "from pathlib import Path",
+        "from plexus_tactus_cache.store.local.rows import Rows",
+        f"rows = Rows(Path({str(directory)!r}), durability={durability!r}, lock_timeout=30)",
+        "put = lambda key: rows.transaction(lambda: rows.write_row(key, b'x'))",
+    )
+
+
+def enter(process: Process) -> int:
+    """Let the process begin a transaction that does not end: its pid."""
+    pid = process.do("os.getpid()")
+    inside = json.dumps({"value": "inside"})
+    process.tell(
+        f"rows.transaction(lambda: (rows.write_row('a', b'1'), print({inside!r}, flush=True), signal.pause()))"
+    )
+    assert process.answer() == "inside"
+    assert isinstance(pid, int)
+    return pid
+
+
+def until_somebody_waits(directory: Path) -> None:
+    """For the lock of another process: of that there is no event."""
+    end = time.monotonic() + PATIENCE
+    while not _turnstile_taken(directory):
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def _turnstile_taken(directory: Path) -> bool:
+    with (directory / TURNSTILE_NAME).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
 
 def fork(work: Callable[[], None]) -> Callable[[], int]:

@@ -8,8 +8,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from processes import Process
+
+from plexus_tactus_cache.errors import LocalStoreError
 from plexus_tactus_cache.store.local.rows import Rows
-from store.on_rows import fork, open_rows, put
+from store.on_rows import PATIENCE, enter, fork, open_rows, opened, put, until_somebody_waits
 
 
 def test_a_forked_child_can_write_and_the_parent_goes_on(rows: Rows, directory: Path) -> None:
@@ -65,6 +69,72 @@ def test_a_child_keeps_what_it_wrote_when_the_parent_closes_first(rows: Rows, di
     os.write(closed_write, b"x")
     assert wait() == -signal.SIGKILL
     assert [key for key, _ in open_rows(directory).scan("child/")] == ["1", "2"]
+
+
+def test_a_child_forked_inside_a_transaction_is_refused(directory: Path) -> None:
+    """What the child inherits of SQLite says that the parent writes, for ever."""
+    rows = open_rows(directory, lock_timeout=0.3)
+
+    def child() -> None:
+        with pytest.raises(RuntimeError, match="outside of a transaction"):
+            rows.write_row("child", b"1")
+        with pytest.raises(LocalStoreError):
+            put(rows, "child")
+
+    def work() -> Callable[[], int]:
+        rows.write_row("a", b"1")
+        wait = fork(child)
+        rows.write_row("b", b"2")
+        return wait
+
+    assert rows.transaction(work)() == 0
+    put(rows, "c")
+    assert [rows.read_row(key) for key in ("a", "b", "child")] == [b"1", b"2", None]
+    rows.close()
+
+
+def test_a_fork_while_a_thread_waits_to_write(rows: Rows, directory: Path) -> None:
+    """Its connection is closed too: with one that is open the child writes where the parent deletes."""
+    opened_read, opened_write = os.pipe()
+    closed_read, closed_write = os.pipe()
+    connected, go, written, end = (threading.Event() for _ in range(4))
+
+    def write() -> None:
+        put(rows, "thread/1")
+        connected.set()
+        go.wait(PATIENCE)
+        put(rows, "thread/2")
+        written.set()
+        end.wait(PATIENCE)  # with its connection
+
+    def child() -> None:
+        os.read(opened_read, 1)
+        put(rows, "child/1")
+        os.write(closed_write, b"x")
+        os.read(opened_read, 1)
+        put(rows, "child/2")
+        os.kill(os.getpid(), signal.SIGKILL)  # no closing of its own
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert connected.wait(PATIENCE)
+    with Process(*opened(directory)) as other:
+        enter(other)
+        go.set()
+        until_somebody_waits(directory)
+        wait = fork(child)
+    assert written.wait(PATIENCE)
+    os.write(opened_write, b"x")
+    os.read(closed_read, 1)
+    rows.close()
+    end.set()
+    writer.join(PATIENCE)
+    os.write(opened_write, b"x")
+    assert wait() == -signal.SIGKILL
+    again = open_rows(directory)
+    assert [key for key, _ in again.scan("child/")] == ["1", "2"]
+    assert [key for key, _ in again.scan("thread/")] == ["1", "2"]
+    again.close()
 
 
 def test_a_child_forked_while_another_thread_writes_can_write(rows: Rows) -> None:

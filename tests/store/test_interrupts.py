@@ -20,6 +20,7 @@ import pytest
 
 from plexus_tactus_cache.errors import StoreBusy
 from plexus_tactus_cache.store.local import database
+from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.store.local.rows import Rows
 from store.on_rows import PATIENCE, Oops, in_thread, open_rows, put
 
@@ -143,21 +144,43 @@ def test_an_interrupt_anywhere(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_an_interrupt_leaves_no_connection_open(rows: Rows, directory: Path) -> None:
+    """Not even while somebody keeps the exception, with its frames: a fork would not find it."""
+    log_file = directory / f"{DATABASE}-wal"
+    kept: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            write_for_the_first_time(rows, "x")
+        except BaseException as error:
+            kept.append(error)
+            raise
+
+    for at in itertools.count(1):
+        reached = interrupted(work, at)
+        rows.release_thread()
+        assert not log_file.exists(), at  # the last to close removes it
+        if not reached:
+            break
+    assert len(kept) > 15
+
+
 def test_an_interrupt_anywhere_while_the_log_is_shortened(
     rows: Rows, other: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_LOG_BYTES", 0)
     for at in itertools.count(1):
-        reached = interrupted(lambda: write(rows, f"{at:05}"), at)
-        check(rows, other, f"{at:05}")
+        key = f"{at:05}"
+        reached = interrupted(lambda key=key: write(rows, key), at)  # type: ignore[misc]
+        check(rows, other, key)
         if not reached:
             break
+    assert at > 15
+    assert rows.read_row(f"a/{key}") == b"1"
 
 
 @pytest.mark.parametrize("who", ["another process", "another thread", "a program that is not ours"])
-def test_an_interrupt_anywhere_while_it_waits(
-    directory: Path, other: Rows, who: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_anywhere_while_it_waits(directory: Path, other: Rows, who: str) -> None:
     rows = open_rows(directory, "normal", lock_timeout=0.02)
     for at in itertools.count(1):
         key = f"{at:05}"
@@ -176,7 +199,7 @@ class _held:  # noqa: N801 - used as a function is
 
     def __init__(self, rows: Rows, directory: Path, *, ours: bool) -> None:
         self._inside, self._leave = threading.Event(), threading.Event()
-        self._rows, self._file = rows, directory / database_name()
+        self._rows, self._file = rows, directory / DATABASE
         self._thread = threading.Thread(target=self._hold if ours else self._hold_sqlite)
 
     def __enter__(self) -> None:
@@ -202,12 +225,6 @@ class _held:  # noqa: N801 - used as a function is
         self._leave.wait(PATIENCE)
 
 
-def database_name() -> str:
-    from plexus_tactus_cache.store.local.rows import DATABASE
-
-    return DATABASE
-
-
 @pytest.mark.parametrize("work", [write, write_and_fail, look], ids=lambda work: work.__name__)
 @pytest.mark.parametrize("again", range(1, 9))
 def test_two_interrupts(rows: Rows, other: Rows, work: Callable[[Rows, str], None], again: int) -> None:
@@ -215,6 +232,7 @@ def test_two_interrupts(rows: Rows, other: Rows, work: Callable[[Rows, str], Non
     for at in itertools.count(1):
         key = f"{at:05}"
         reached = interrupted(lambda key=key: work(rows, key), at, again)  # type: ignore[misc]
+        assert rows.read_row(f"a/{key}") == other.read_row(f"a/{key}")  # nothing that was not committed
         put(rows, f"next/{key}")
         assert other.read_row(f"next/{key}") == b"x"
         check(rows, other, key)

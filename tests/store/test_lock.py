@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import signal
 import statistics
 import threading
@@ -13,13 +13,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import diskcache
 import pytest
 from processes import Process
 
 from plexus_tactus_cache.errors import CacheClosed, StoreBusy
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 from plexus_tactus_cache.store.local.rows import Rows
-from store.on_rows import PATIENCE, fork, in_thread, open_rows, put
+from store.on_rows import PATIENCE, enter, fork, in_thread, open_rows, opened, put, until_somebody_waits
 
 _SECONDS = 3.0  # for which processes write flat out
 
@@ -34,28 +35,8 @@ def lock(tmp_path: Path) -> Iterator[WriterLock]:
 @pytest.fixture
 def other(directory: Path, rows: Rows) -> Iterator[Process]:
     """Another process, with its own `rows` on the directory of ours."""
-    with Process(*_opened(directory)) as process:
+    with Process(*opened(directory)) as process:
         yield process
-
-
-def _opened(directory: Path, durability: str = "full") -> tuple[str, ...]:
-    return (
-        "import json, os, signal, time",
-        "from pathlib import Path",
-        "from plexus_tactus_cache.store.local.rows import Rows",
-        f"rows = Rows(Path({str(directory)!r}), durability={durability!r}, lock_timeout=30)",
-        "put = lambda key: rows.transaction(lambda: rows.write_row(key, b'x'))",
-    )
-
-
-def enter(process: Process) -> int:
-    """Let the process begin a transaction that does not end: its pid."""
-    pid = process.do("os.getpid()")
-    inside = json.dumps({"value": "inside"})
-    process.tell(f"rows.transaction(lambda: (rows.write_row('a', b'1'), print({inside!r}, flush=True), signal.pause()))")
-    assert process.answer() == "inside"
-    assert isinstance(pid, int)
-    return pid
 
 
 class Watched(Ticket):
@@ -65,9 +46,9 @@ class Watched(Ticket):
         super().__init__()
         self.in_line = threading.Event()
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, seconds: float) -> None:
         self.in_line.set()
-        return super().wait(timeout)
+        super().wait(seconds)
 
 
 def deadline(seconds: float = PATIENCE) -> float:
@@ -133,7 +114,7 @@ def test_one_at_a_time(lock: WriterLock, tmp_path: Path) -> None:
 
 def test_processes_that_write_flat_out_get_about_as_much(directory: Path) -> None:
     open_rows(directory).close()
-    with Process(*_opened(directory, "normal")) as a, Process(*_opened(directory, "normal")) as b:
+    with Process(*opened(directory, "normal")) as a, Process(*opened(directory, "normal")) as b:
         for process in (a, b):
             process.do(
                 "def flat_out():\n"
@@ -168,6 +149,31 @@ def test_who_waits_for_too_long_is_told_which_process_holds_it(rows: Rows, direc
     put(impatient, "b")
     assert impatient.read_row("a") is None
     impatient.close()
+
+
+def test_who_only_looks_opens_the_store_while_another_process_writes(
+    rows: Rows, directory: Path, other: Process
+) -> None:
+    put(rows, "b", b"1")
+    enter(other)
+    reader = open_rows(directory, lock_timeout=0.5)
+    assert reader.read_row("b") == b"1"
+    reader.close()
+
+
+def test_who_has_to_prepare_the_store_waits_as_a_writer_does(rows: Rows, directory: Path, other: Process) -> None:
+    diskcache.Cache(str(directory), cull_limit=10).close()  # that has to be undone
+    pid = enter(other)
+    other.suspend()
+    began = time.monotonic()
+    with pytest.raises(StoreBusy, match=rf"process {pid} "):
+        open_rows(directory, lock_timeout=0.5)
+    assert time.monotonic() - began < 5
+    other.resume()
+    other.kill()
+    open_rows(directory).close()
+    with diskcache.Cache(str(directory)) as opener:
+        assert opener.cull_limit == 0
 
 
 def test_the_holder_is_the_process_that_is_in_a_transaction(rows: Rows, directory: Path) -> None:
@@ -282,9 +288,15 @@ def test_a_write_that_is_interrupted_while_another_process_writes(
     rows: Rows, directory: Path, other: Process, interrupts: Callable[[], None]
 ) -> None:
     pid = enter(other)
-    threading.Timer(0.3, interrupts).start()  # there is no event of waiting for another process
+
+    def interrupt() -> None:
+        until_somebody_waits(directory)
+        interrupts()
+
+    wait = start(interrupt)
     with pytest.raises(KeyboardInterrupt):
         put(rows, "b")
+    wait()
     assert rows.lock.holder() == pid
     with pytest.raises(StoreBusy):
         rows.lock.acquire(late := Ticket(), deadline(0.1))
@@ -331,27 +343,6 @@ def test_a_child_forked_inside_a_transaction_does_not_give_the_lock_away(rows: R
     assert observer.holder() is None
 
 
-def test_a_child_waits_for_what_its_parent_holds(rows: Rows) -> None:
-    began_read, began_write = os.pipe()
-
-    def child() -> None:
-        os.write(began_write, b"x")
-        put(rows, "child", rows.read_row("parent") or b"nothing")
-
-    def work() -> Callable[[], int]:
-        wait = fork(child_in_thread)
-        os.read(began_read, 1)
-        rows.write_row("parent", b"1")
-        return wait
-
-    def child_in_thread() -> None:  # the thread that forked is in the parent's transaction
-        in_thread(lambda: child() or True)  # type: ignore[func-returns-value]
-
-    assert rows.transaction(work)() == 0
-    assert rows.read_row("parent") == b"1"
-    assert rows.read_row("child") in {b"1", b"nothing"}
-
-
 def test_closing_takes_nothing_from_a_thread_that_waits(rows: Rows, directory: Path, other: Process) -> None:
     """Least of all the number of a file, which the next file that is opened gets."""
     enter(other)
@@ -368,31 +359,17 @@ def test_closing_takes_nothing_from_a_thread_that_waits(rows: Rows, directory: P
             rows.lock.release(waits)
 
     wait = start(write)
-    while not _turnstile_taken(directory):
-        time.sleep(0.005)  # there is no event of waiting for another process
+    until_somebody_waits(directory)
     rows.close()
     theirs = [(directory.parent / f"theirs{number}").open("w+b", buffering=0) for number in range(4)]
     other.kill()
     wait()
-    contents = [file.seek(0) or file.read() for file in theirs]
     for file in theirs:
+        file.seek(0)
+        assert file.read() == b""
         file.close()
-    assert contents == [b""] * 4
     assert outcome == [None]
     assert rows.lock.holder() is None
-
-
-def _turnstile_taken(directory: Path) -> bool:
-    import fcntl
-
-    from plexus_tactus_cache.store.local.lock import TURNSTILE_NAME
-
-    with (directory / TURNSTILE_NAME).open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        return False
 
 
 def test_closing_lets_the_holder_keep_it(lock: WriterLock) -> None:
@@ -403,21 +380,31 @@ def test_closing_lets_the_holder_keep_it(lock: WriterLock) -> None:
     assert lock.holder() is None
 
 
-def test_a_closed_store_is_closed_for_those_who_wait(rows: Rows, other: Process) -> None:
+def test_a_closed_store_is_closed_for_those_who_wait(rows: Rows, directory: Path, other: Process) -> None:
     enter(other)
     outcome: list[BaseException] = []
-    waiting = threading.Event()
 
     def write() -> None:
-        waiting.set()
         try:
             put(rows, "b")
         except BaseException as error:  # noqa: BLE001
             outcome.append(error)
 
     wait = start(write)
-    assert waiting.wait(PATIENCE)
+    until_somebody_waits(directory)
     rows.close()
     other.kill()
     wait()
     assert [type(error) for error in outcome] == [CacheClosed]
+
+
+def test_a_closed_store_leaves_the_directory_alone(rows: Rows, directory: Path) -> None:
+    put(rows, "a")
+    rows.close()
+    shutil.rmtree(directory)
+    directory.mkdir()
+    with pytest.raises(CacheClosed):
+        put(rows, "b")
+    with pytest.raises(CacheClosed):
+        rows.read_row("a")
+    assert list(directory.iterdir()) == []

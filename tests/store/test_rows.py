@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plexus_tactus_cache.errors import CacheCorrupted, StoreReadOnly
+from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.store.local.lock import LOCK_NAME, TURNSTILE_NAME
-from plexus_tactus_cache.store.local.rows import DATABASE, Rows
+from plexus_tactus_cache.store.local.rows import Rows
 from store.on_rows import MEGABYTE, in_thread, open_rows, put, put_all, tamper
 
 FILES = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK_NAME, TURNSTILE_NAME}
