@@ -1,4 +1,4 @@
-"""Merging: a plan of reconcile.py, made into documents and into what has to be written. No I/O."""
+"""Merging: a plan of decide.py, made into documents and into what has to be written. No I/O."""
 
 from __future__ import annotations
 

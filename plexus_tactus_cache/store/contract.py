@@ -142,8 +142,8 @@ class Transactions(Protocol):
         - One inside another of the same thread is part of it, and names none that the outer one does not. Its failure
           undoes nothing where the outer one catches it. Where an error of the store is caught, all of the rest is
           written, or the transaction raises.
-        - `work` may be called again, where a store has to begin anew (a serialization failure): it changes nothing
-          but the store.
+        - `work` may be called again, where a store has to begin anew (a serialization failure): what it
+          changes besides the store comes out the same when it is done again.
         - What is not written in a transaction is refused with a RuntimeError. (`park`, `update_pending` and `bind` are
           transactions of their own where there is none.)
 

@@ -54,18 +54,21 @@ class Documents:
         """Start with free locks, as a child process must."""
         self._lock = threading.Lock()
         self._document_locks: dict[str, threading.RLock] = {}
+        self._held_still: list[threading.RLock] = []  # while the process forks
 
     def hold_still(self) -> None:
         """Wait until no live object is between two states, and keep it so: the process is about to fork."""
         self._lock.acquire()
         for lock in self._document_locks.values():
             lock.acquire()
+            self._held_still.append(lock)
 
     def go_on(self) -> None:
-        """After `hold_still`, in the thread that called it."""
-        for lock in self._document_locks.values():
-            lock.release()
-        self._lock.release()
+        """After `hold_still`, in the thread that called it; also after one that an interrupt ended."""
+        while self._held_still:
+            self._held_still.pop().release()
+        if self._lock.locked():
+            self._lock.release()
 
     def transaction(self, procedure_ids: str | Collection[str], work: Callable[[], Result]) -> Result:
         """A transaction of the store, whose failure shows in `status`."""
@@ -148,7 +151,8 @@ class Documents:
             if header.log_version <= live.log_seen or live.rebase(document):
                 live.catch_up(header, document, live.delta())
                 return known
-            self.transaction(procedure_id, partial(self._supersede, procedure_id, live, document))
+            number = self.transaction(procedure_id, partial(self._set_aside, procedure_id, live, document))
+            self._supersede(procedure_id, live, number)
         live, metadata = LiveDocument.load(procedure_id, header, document)
         used = {reference for entry in document.log for reference in (entry.captured or {}).values()}
         if len(used) < len(document.variables) and not self._store.read_only:
@@ -219,45 +223,47 @@ class Documents:
     def _save(self, procedure_id: str, live: LiveDocument) -> bool:
         """False when the object's run was superseded: then its log is in the journal."""
 
-        def work() -> tuple[Delta, Header] | bool:
+        def work() -> tuple[Delta, Header] | int | None:
             before = self._header(procedure_id)
             if live.superseded is not None:
-                self._supersede(procedure_id, live, self._read(procedure_id)[1])
-                return False
+                return self._set_aside(procedure_id, live, self._read(procedure_id)[1])
             delta = live.delta()
             if before.version != live.version or before.log_version > live.log_seen:
                 header, document = self._read(procedure_id)
                 if header.log_version > live.log_seen and not live.rebase(document):
-                    self._supersede(procedure_id, live, document)
-                    return False
+                    return self._set_aside(procedure_id, live, document)
                 self._note_overridden(procedure_id, live, document, delta)
                 live.catch_up(header, document, live.delta())
                 delta = live.delta()
             if not delta.changes and before.version:
-                return True
+                return None
             return delta, self._write(procedure_id, delta.changes)
 
         done = self.transaction(procedure_id, work)
-        if isinstance(done, bool):
-            return done
-        live.acknowledge(*done)
-        return True
+        if isinstance(done, int):
+            self._supersede(procedure_id, live, done)
+        elif done is not None:
+            live.acknowledge(*done)
+        return not isinstance(done, int)
 
     def _write(self, procedure_id: str, changes: Changes) -> Header:
         return self._store.write(procedure_id, changes, time.time(), self._delay)
 
-    def _supersede(self, procedure_id: str, live: LiveDocument, document: Document) -> None:
-        """The run that holds `live` must not go on: its log goes to the journal, where the stored one parts from it."""
+    def _supersede(self, procedure_id: str, live: LiveDocument, number: int) -> None:
+        """The run that holds `live` must not go on; its log is in the journal under that number, if it has one."""
+        live.superseded = number
+        self._retire(procedure_id, live)
+
+    def _set_aside(self, procedure_id: str, live: LiveDocument, document: Document) -> int:
+        """Put the log of `live` into the journal, where the stored one parts from it: its number; 0: it has no more."""
         own = live.own_log() if live.has_unsaved_entries else Document()
         pairs = zip(log_digests(own.log), log_digests(document.log), strict=False)
         position = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         record = ConflictRecord(procedure_id, "execution_log", position, "remote", SUPERSEDED, time.time(), None, None)
-        if position < len(own.log):
-            number = live.superseded if live.superseded in self._store.conflicts() else None
-            live.superseded = self._store.put_conflict(log_record(record, own, document), number)
-        else:
-            live.superseded = live.superseded or 0
-        self._retire(procedure_id, live)
+        if position == len(own.log):
+            return live.superseded or 0
+        number = live.superseded if live.superseded in self._store.conflicts() else None
+        return self._store.put_conflict(log_record(record, own, document), number)
 
     def _note_overridden(self, procedure_id: str, live: LiveDocument, document: Document, delta: Delta) -> None:
         """A save wins over what another process wrote meanwhile; that goes to the journal."""

@@ -33,7 +33,7 @@ from plexus_tactus_cache.remote.records import Known, Procedures
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Pending, Store
 from plexus_tactus_cache.sync.push import Projection, Push, Pushes, too_large_for_item
-from plexus_tactus_cache.sync.reconciler import Reconciler, Settled, base_of
+from plexus_tactus_cache.sync.reconciler import Reconciled, Reconciler, base_of
 from plexus_tactus_cache.sync.schedule import Schedule
 
 _Result = TypeVar("_Result")
@@ -63,9 +63,9 @@ class _Pass:
         lists = {name: tuple(dict.fromkeys(getattr(self, name))) for name in self.__dataclass_fields__}
         return SyncReport(**lists, pending=tuple(pending))
 
-    def note(self, procedure_id: str, settled: Settled) -> None:
-        if settled.did is not None:
-            getattr(self, settled.did).append(procedure_id)
+    def note(self, procedure_id: str, reconciled: Reconciled) -> None:
+        if reconciled.did is not None:
+            getattr(self, reconciled.did).append(procedure_id)
 
 
 class SyncEngine:
@@ -132,11 +132,11 @@ class SyncEngine:
             answer = self.procedures.get([procedure_id], self.known([procedure_id]))[procedure_id]
             if isinstance(answer, Failure):
                 raise RequestFailed(answer)
-            self.settle(procedure_id, answer, now)
+            self.reconcile(procedure_id, answer, now)
             return answer
 
     def known(self, ids: Iterable[str]) -> dict[str, Known]:
-        """What a read of the records of `ids`, for `settle`, need not fetch again."""
+        """What a read of the records of `ids`, for `reconcile`, need not fetch again."""
         known = {}
         for procedure_id in ids:
             base = base_of(self._store, procedure_id)
@@ -193,16 +193,16 @@ class SyncEngine:
             if isinstance(answer, Failure):
                 self._failed(procedure_id, answer, now, done)
                 continue
-            settle = partial(self._reconciler.settle, remote=answer, now=now, lease=self._lease)
-            settled = self._guarded(procedure_id, now, done, settle)
-            if settled is not None:
-                done.note(procedure_id, settled)
-                ready += [procedure_id] if settled.to_push else []
+            reconcile = partial(self._reconciler.reconcile, remote=answer, now=now, lease=self._lease)
+            reconciled = self._guarded(procedure_id, now, done, reconcile)
+            if reconciled is not None:
+                done.note(procedure_id, reconciled)
+                ready += [procedure_id] if reconciled.to_push else []
         return ready
 
-    def settle(self, procedure_id: str, remote: Remote | None, now: float) -> None:
+    def reconcile(self, procedure_id: str, remote: Remote | None, now: float) -> None:
         """Reconcile one document with the record just read, in one transaction. Whoever has read one may."""
-        self._reconciler.settle(procedure_id, remote, now)
+        self._reconciler.reconcile(procedure_id, remote, now)
 
     # --- pushing ------------------------------------------------------------------------------------------
 

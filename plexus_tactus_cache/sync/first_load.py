@@ -61,5 +61,5 @@ def _ask(procedure_id: str, engine: SyncEngine | None, settings: CacheSettings) 
     if isinstance(answer, Failure):
         where = "Plexus refused it" if answer.kind is FailureClass.REFUSED else "Plexus cannot be asked"
         return f"{where} ({answer.kind.value}: {answer.message})"
-    engine.settle(procedure_id, answer, time.time())
+    engine.reconcile(procedure_id, answer, time.time())
     return answer.envelope.problem if answer is not None else None

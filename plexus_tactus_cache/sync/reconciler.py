@@ -1,4 +1,4 @@
-"""Settling: reconciling one document with its record, in one transaction. No network."""
+"""Reconciler: reconciles one document with its record, in one transaction. No network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOUBT_SECONDS = 5.0  # a read of DynamoDB is consistent by then: only after that
 
 
 @dataclass(frozen=True)
-class Settled:
+class Reconciled:
     """What came of it: whether the document is to be pushed now, and what was done to it."""
 
     to_push: bool = False
@@ -34,11 +34,11 @@ class Reconciler:
         self._store = store
         self._on_fork = on_fork
 
-    def settle(self, procedure_id: str, remote: Remote | None, now: float, lease: Lease | None = None) -> Settled:
+    def reconcile(self, procedure_id: str, remote: Remote | None, now: float, lease: Lease | None = None) -> Reconciled:
         """Reconcile one document with the record just read, in one transaction."""
-        return self._store.transaction(procedure_id, lambda: self._settle(procedure_id, remote, now), lease=lease)
+        return self._store.transaction(procedure_id, lambda: self._reconcile(procedure_id, remote, now), lease=lease)
 
-    def _settle(self, procedure_id: str, remote: Remote | None, now: float) -> Settled:
+    def _reconcile(self, procedure_id: str, remote: Remote | None, now: float) -> Reconciled:
         found = self._store.read(procedure_id)
         header, local = found or (Header(), Document())
         base = base_of(self._store, procedure_id)
@@ -47,12 +47,12 @@ class Reconciler:
         created = not creating or (pending is not None and pending.reread)  # a create met a record of that id
         doubtful = found is not None and created and _stale(base, remote)
         if doubtful and self._still_doubtful(procedure_id, pending, now):
-            return Settled()
+            return Reconciled()
         token = None if base is None else base.updated_at
         header, base = self._landed(procedure_id, header, base, remote)
         if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
             self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
-            return Settled()
+            return Reconciled()
         fork = pending.fork if pending is not None else None
         plan = reconcile(
             base,
@@ -68,24 +68,24 @@ class Reconciler:
             if found is None and remote is not None:  # it exists, and cannot be used: say so in status
                 self._store.put_header(procedure_id, header)
             if found is None and remote is None:
-                return Settled()
+                return Reconciled()
             self._store.park(procedure_id, plan.reason, now)
-            return Settled(did="parked")
+            return Reconciled(did="parked")
         if remote is not None:
             if base is None or remote.updated_at != base.updated_at:
                 # A push without an answer was made for an older record: either it landed, or it never can.
                 self._store.put_sent(procedure_id, {})
             self._store.put_base(procedure_id, Base.of(remote, base).to_json())
             self._store.drop_creation(procedure_id)
-            settled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
+            reconciled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
         else:
-            settled = Settled(to_push=True)
-        if settled.to_push:
+            reconciled = Reconciled(to_push=True)
+        if reconciled.to_push:
             pending = self._store.pending(procedure_id) or Pending(since=now)
             parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
             again = pending._replace(parked=parked, reread=False, doubtful_since=None)
             self._store.put_pending(procedure_id, again)
-        return settled
+        return reconciled
 
     def _set_aside(
         self,
@@ -118,20 +118,20 @@ class Reconciler:
 
     def _carry_out(
         self, procedure_id: str, plan: Plan, header: Header, local: Document, remote: Document, now: float
-    ) -> Settled:
+    ) -> Reconciled:
         """Write what the plan makes of the document."""
         if plan.action is Action.ADOPT:
             self._store.adopt(procedure_id, difference(local, merged(local, remote, plan)), local.runs)
-            return Settled(did="pulled")
+            return Reconciled(did="pulled")
         if plan.action is Action.NOTHING:
             self._store.put_header(procedure_id, header._replace(queued=False))
             self._store.drop_pending(procedure_id)
-            return Settled()
+            return Reconciled()
         self._store.forget_old(procedure_id)
         if plan.action is Action.MERGE:
             self._store.merge(procedure_id, difference(local, merged(local, remote, plan)), local.runs, now)
-            return Settled(to_push=True, did="merged")
-        return Settled(to_push=True)
+            return Reconciled(to_push=True, did="merged")
+        return Reconciled(to_push=True)
 
     def _landed(
         self, procedure_id: str, header: Header, base: Base | None, remote: Remote | None

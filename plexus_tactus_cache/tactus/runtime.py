@@ -3,7 +3,7 @@
     runtime = DurableRuntime("proc-1", storage_backend=cache.storage("proc-1"), run_id="run-1")
     outcome = asyncio.run(runtime.execute(source, format="lua"))
 
-Together with tactus_context.py it is what hooks into Tactus, at the methods listed in `_HOOKS`; importing it raises
+Together with context.py it is what hooks into Tactus, at the methods listed in `_HOOKS`; importing it raises
 ImportError where they do not fit. What a resume needs besides the log is kept where it reaches Plexus with the log:
 
 - the state as of the start of a run: `lua_state["run_start:<run_id>"]`;

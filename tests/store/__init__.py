@@ -1,0 +1,1 @@
+"""Stores, and what a local one is made of."""

@@ -42,7 +42,7 @@ class _Slot:
         self.number = 0  # of the connection, among all that there were
         self.owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
         self.writing = False  # which of both
-        self.begun = False  # whether SQLite was told; some of its errors end a transaction by themselves
+        self.ticket: Ticket | None = None  # of the transaction
 
 
 class Database:
@@ -81,6 +81,7 @@ class Database:
         self._local = threading.local()
         self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()  # a thread that ends takes its connection along
         self._slots_lock = threading.Lock()
+        self._held: list[_Slot] = []  # while the process forks
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -101,8 +102,7 @@ class Database:
 
     def _connect(self, slot: _Slot) -> sqlite3.Connection:
         """Raises CacheClosed after `close`."""
-        if self._closed:
-            raise CacheClosed(f"the store in {self._place} is closed")
+        self._refuse_when_closed()
         deadline = time.monotonic() + self._timeout
         while True:
             connection = None
@@ -117,13 +117,19 @@ class Database:
                     connection.execute(pragma)
                 slot.connection, slot.number = connection, next(_numbers)
                 return connection
-            except sqlite3.Error as error:
+            except BaseException as error:
                 if connection is not None:
                     connection.close()
+                if not isinstance(error, sqlite3.Error):
+                    raise  # an interrupt: its traceback must not keep open what no fork would find
                 # Another process that opens, closes or recovers holds the whole database for a moment.
                 if not _is_busy(error) or time.monotonic() >= deadline:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise CacheClosed(f"the store in {self._place} is closed")
 
     def release_thread(self) -> None:
         """Close this thread's connection; it is opened again when it is needed."""
@@ -159,18 +165,21 @@ class Database:
         self._slots_lock.acquire()
         for slot in list(self._slots):
             slot.lock.acquire()
-            if slot.owner is None:  # only the thread that forks can be in one
+            self._held.append(slot)
+            if slot.owner is None or not _is_running(slot.owner):  # only the thread that forks can be inside one
                 _disconnect(slot)
 
     def go_on(self) -> None:
-        for slot in list(self._slots):
-            slot.lock.release()
-        self._slots_lock.release()
+        """Also after a `hold_still` that an interrupt ended, which Python reports and forks all the same."""
+        while self._held:
+            self._held.pop().lock.release()
+        if self._slots_lock.locked():
+            self._slots_lock.release()
 
     def leave_to_parent(self) -> None:
         for slot in self._slots:
             _inherited.append(slot.connection)
-            slot.connection = slot.owner = None
+            slot.connection = slot.owner = slot.ticket = None
         self._lock.forked()
         self._begin_anew()
 
@@ -186,7 +195,7 @@ class Database:
         """This thread's slot; what an interrupt has left open in it, and nobody owns, is undone."""
         slot = self._slot()
         if slot.owner is not None and not _is_running(slot.owner):
-            self._end(slot, None)
+            self._end(slot)
             log.error("what an interrupt left open on %s was undone", self._place)
         return slot
 
@@ -197,26 +206,24 @@ class Database:
             if not slot.writing:
                 raise RuntimeError("a transaction cannot begin inside a snapshot")
             return work()
-        ticket = Ticket()
+        self._refuse_when_closed()
         try:
             try:
-                slot.owner, slot.writing = sys._getframe(), True
+                slot.owner, slot.writing, slot.ticket = sys._getframe(), True, Ticket()
                 deadline = time.monotonic() + self._timeout
-                self._lock.acquire(ticket, deadline)
+                self._lock.acquire(slot.ticket, deadline)
                 with slot.lock:
                     connection = slot.connection or self._connect(slot)
-                    self._begin(connection, deadline)
-                    slot.begun = True
+                    self._begin(connection, deadline, "BEGIN IMMEDIATE")
                     result = work()
                     if slot.connection is not connection:
                         raise LocalStoreError("the process forked inside a transaction: it is the parent's")
                     self.execute("COMMIT")
-                    slot.begun = False
                     self._bound_log(connection)
             finally:
-                self._end(slot, ticket)
+                self._end(slot)
         except BaseException:
-            self._end(slot, ticket)  # again, should a second interrupt have ended the first
+            self._end(slot)  # again, should a second interrupt have ended the first
             raise
         return result
 
@@ -229,28 +236,27 @@ class Database:
             try:
                 slot.owner, slot.writing = sys._getframe(), False
                 with slot.lock:
-                    self.execute("BEGIN")
+                    self._begin(slot.connection or self._connect(slot))
                     return work()
             finally:
-                self._end(slot, None)
+                self._end(slot)
         except BaseException:
-            self._end(slot, None)
+            self._end(slot)
             raise
 
-    def _begin(self, connection: sqlite3.Connection, deadline: float) -> None:
+    def _begin(self, connection: sqlite3.Connection, deadline: float = 0.0, statement: str = "BEGIN") -> None:
         while True:
             try:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(statement)
                 return
             except sqlite3.Error as error:
                 if not _is_busy(error) or time.monotonic() >= deadline:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)  # some program that is not ours: it knows nothing of our lock
 
-    def _end(self, slot: _Slot, ticket: Ticket | None) -> None:
+    def _end(self, slot: _Slot) -> None:
         """Undo what is open, and let others write. To be called as often as one likes."""
         with slot.lock:
-            slot.begun = False
             connection = slot.connection
             if connection is not None and connection.in_transaction:
                 try:
@@ -258,18 +264,20 @@ class Database:
                 except sqlite3.Error:
                     slot.connection = None  # whatever it is in, it ends with the connection
                     connection.close()
-        if ticket is not None:
-            self._lock.release(ticket)
+        if slot.ticket is not None:
+            self._lock.release(slot.ticket)
+            slot.ticket = None
         slot.owner = None
 
     def execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
         """All rows of one statement: the one place where the database's errors become ours."""
-        slot = self._slot()
+        slot = self._in_order()
         try:
             with slot.lock:
                 connection = slot.connection or self._connect(slot)
-                if slot.begun and not connection.in_transaction:  # else this statement would be a transaction itself
-                    raise LocalStoreError(f"an error before has undone this transaction on {self._place}")
+                if slot.owner is not None and not connection.in_transaction:
+                    # SQLite itself undoes one when the disk is full. Whatever followed would be on its own.
+                    raise LocalStoreError(f"an error has undone the transaction on {self._place}")
                 return connection.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise self.translated(error) from error

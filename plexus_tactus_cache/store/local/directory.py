@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +21,19 @@ _PAUSE = 0.005  # seconds
 # Whoever closes a file ends all POSIX locks that its process has on it, those of SQLite's connections too: another
 # process would think itself alone, and delete the log that they write (sqlite.org/howtocorrupt.html, §2.2).
 _never_closed: list[BinaryIO] = []
+_SETTINGS = {
+    "eviction_policy": "none",
+    "cull_limit": 0,
+    "statistics": 0,
+    "tag_index": 0,
+    "size_limit": _NEVER,
+    "disk_min_file_size": _NEVER,
+    "sqlite_journal_mode": "wal",
+    "sqlite_synchronous": 2,
+    "sqlite_auto_vacuum": 0,
+    "sqlite_mmap_size": 0,
+}
+_MADE_LAST = "Settings_size_delete"  # of all that diskcache makes in a new database
 
 
 def holds_store(directory: Path) -> bool:
@@ -62,29 +77,31 @@ def prepare(directory: Path) -> bool:
     return True
 
 
+def is_made(directory: Path) -> bool:
+    """Whether `make_database` has nothing to do. Looks, and writes no row."""
+    if not holds_store(directory):
+        return False
+    try:
+        with closing(sqlite3.connect(directory / DATABASE, timeout=0)) as connection:
+            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
+            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_MADE_LAST,)).fetchone()
+            found = dict(connection.execute("SELECT key, value FROM Settings"))
+    except sqlite3.Error:
+        return False
+    return mode == "wal" and made is not None and _SETTINGS.items() <= found.items()
+
+
 def make_database(directory: Path, timeout: float) -> None:
     """Make the database of a diskcache directory, or take away what another opener of it may have set.
 
     diskcache is a cache: it evicts, and keeps large values in files that are never fsynced (plexus-facts.md §10).
-    These settings, which are kept in the database, are without all of that. Raises sqlite3.Error, LocalStoreError.
+    These settings, which are kept in the database, are without all of that. To be called under the writer's lock: it
+    writes, and waits a minute for others, whatever `timeout` is. Raises sqlite3.Error, LocalStoreError.
     """
     deadline = time.monotonic() + timeout
     while True:
         try:
-            diskcache.Cache(
-                str(directory),
-                timeout=timeout,
-                eviction_policy="none",
-                cull_limit=0,
-                statistics=0,
-                tag_index=0,
-                size_limit=_NEVER,
-                disk_min_file_size=_NEVER,
-                sqlite_journal_mode="wal",
-                sqlite_synchronous=2,
-                sqlite_auto_vacuum=0,
-                sqlite_mmap_size=0,
-            ).close()
+            diskcache.Cache(str(directory), timeout=timeout, **_SETTINGS).close()
             break
         except diskcache.Timeout:
             if time.monotonic() >= deadline:

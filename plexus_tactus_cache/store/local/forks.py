@@ -40,7 +40,7 @@ def register(found: Forkable) -> None:
 def _before() -> None:
     opening.acquire()
     _held.extend(_known)
-    for one in _held:
+    for one in _held:  # an interrupt ends this, and Python forks all the same: `go_on` finds out what is held
         one.hold_still()
 
 

@@ -136,7 +136,8 @@ class LeaseFile:
         self._lock.acquire()
 
     def go_on(self) -> None:
-        self._lock.release()
+        if self._lock.locked():
+            self._lock.release()
 
     def leave_to_parent(self) -> None:
         """The lease is the parent's, and ends with it: a child must not keep the file open."""

@@ -23,7 +23,50 @@ LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
 _PAUSE = 0.0005  # seconds between looks at a lock that another process holds
 _SLICE = 0.05  # seconds after which a thread in line looks again, should its call have got lost in an interrupt
 
-Ticket = threading.Event  # a thread's place in the line; set when it may be the first
+
+class _Files:
+    """Lock and turnstile, open. Closed when nobody refers to them: never under the feet of who waits or writes."""
+
+    def __init__(self, lock: Path, turnstile: Path) -> None:
+        self.lock = self.turnstile = -1
+        self.lock = _open(lock)
+        self.turnstile = _open(turnstile)
+
+    def let_go(self) -> None:
+        for file in (self.turnstile, self.lock):
+            if file >= 0:
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        files, self.lock, self.turnstile = (self.lock, self.turnstile), -1, -1
+        for file in files:
+            if file >= 0:
+                os.close(file)
+
+    __del__ = close
+
+
+class Ticket:
+    """A thread's place in the line.
+
+    Not a threading.Event: that is Python, which an interrupt can leave locked for whoever calls it.
+    """
+
+    def __init__(self) -> None:
+        self._called = threading.Lock()
+        self._called.acquire()
+        self.files: _Files | None = None  # of who is the first
+
+    def wait(self, seconds: float) -> None:
+        """Until `call`, or for so long."""
+        self._called.acquire(timeout=seconds)
+
+    def call(self) -> None:
+        """Say that it may be the first now."""
+        try:
+            self._called.release()
+        except RuntimeError:
+            pass  # called before
 
 
 class WriterLock:
@@ -35,7 +78,7 @@ class WriterLock:
     def __init__(self, directory: Path) -> None:
         self._paths = directory / LOCK_NAME, directory / TURNSTILE_NAME
         self._line: deque[Ticket] = deque()  # the first is the holder, or will be
-        self._files: list[tuple[int, int]] = []  # one pair, or none
+        self._files: _Files | None = None
         self._closing = False
 
     def acquire(self, ticket: Ticket, deadline: float) -> None:
@@ -50,28 +93,26 @@ class WriterLock:
             if left <= 0:
                 raise StoreBusy(f"other threads of this process are writing in {self._paths[0].parent}")
             ticket.wait(min(left, _SLICE))
-        self._check_open()
-        lock, turnstile = self._open()
-        self._wait_for(turnstile, deadline)
-        self._wait_for(lock, deadline)
-        fcntl.flock(turnstile, fcntl.LOCK_UN)
-        os.pwrite(lock, f"{os.getpid():<10}\n".encode(), 0)
+        ticket.files = files = self._open()
+        self._wait_for(files.turnstile, deadline)
+        self._wait_for(files.lock, deadline)
+        fcntl.flock(files.turnstile, fcntl.LOCK_UN)
+        os.pwrite(files.lock, f"{os.getpid():<10}\n".encode(), 0)
 
     def release(self, ticket: Ticket) -> None:
         """Give it back, whether it was acquired, waited for, or neither. Twice is fine."""
         line = self._line
-        if line and line[0] is ticket:  # only the first has touched the files
-            for pair in self._files:
-                for file in pair:
-                    fcntl.flock(file, fcntl.LOCK_UN)
+        if ticket.files is not None:
+            ticket.files.let_go()
+            ticket.files = None
         try:
             line.remove(ticket)
         except ValueError:
             return  # given back before
         try:
-            line[0].set()
+            line[0].call()
         except IndexError:
-            self._close_if_unused()
+            pass  # nobody waits
 
     def holder(self) -> int | None:
         """The process that holds the lock; None while none does. Reads a file, waits for nothing."""
@@ -91,40 +132,25 @@ class WriterLock:
     def close(self) -> None:
         """For good: who waits gets a CacheClosed, who has the lock keeps it until it is done."""
         self._closing = True
-        self._close_if_unused()
-
-    def forked(self) -> None:
-        """In a child: what the parent holds, or waits for, is the parent's."""
-        self._close_files()
-        self._line = deque()
+        self._files = None
 
     def _check_open(self) -> None:
         if self._closing:
             raise CacheClosed(f"the store in {self._paths[0].parent} is closed")
 
-    def _close_if_unused(self) -> None:
-        """A thread stands in line before it asks whether this is closing, and we ask in the other order."""
-        if self._closing and not self._line:
-            self._close_files()
+    def forked(self) -> None:
+        """In a child: what the parent holds, or waits for, is the parent's."""
+        for files in (self._files, *(ticket.files for ticket in self._line)):
+            if files is not None:
+                files.close()  # without letting go: the parent has locked the same open file
+        self._files = None
+        self._line = deque()
 
-    def _close_files(self) -> None:
-        while self._files:
-            try:
-                pair = self._files.pop()
-            except IndexError:
-                return  # another thread was faster
-            for file in pair:
-                os.close(file)
-
-    def _open(self) -> tuple[int, int]:
-        if not self._files:
-            lock = _open(self._paths[0])
-            try:
-                self._files.append((lock, _open(self._paths[1])))
-            except BaseException:
-                os.close(lock)
-                raise
-        return self._files[0]
+    def _open(self) -> _Files:
+        files = self._files
+        if files is None:
+            files = self._files = _Files(*self._paths)
+        return files
 
     def _wait_for(self, file: int, deadline: float) -> None:
         while True:

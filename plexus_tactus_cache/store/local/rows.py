@@ -21,7 +21,7 @@ from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.database import Database
 from plexus_tactus_cache.store.local.directory import DATABASE
-from plexus_tactus_cache.store.local.lock import WriterLock
+from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 
 Result = TypeVar("Result")
 
@@ -78,11 +78,19 @@ class Rows:
 
     def _open(self, directory: Path) -> None:
         self.database = Database(directory / DATABASE, self.path, lock=self.lock, **self._options)
+        if not directories.is_made(directory):
+            self._make(directory, self._options["lock_timeout"])
+        self.read_row("")  # whatever is wrong with the database is known now
+
+    def _make(self, directory: Path, timeout: float) -> None:
+        ticket = Ticket()
         try:
-            directories.make_database(directory, self._options["lock_timeout"])
+            self.lock.acquire(ticket, time.monotonic() + timeout)
+            directories.make_database(directory, timeout)
         except sqlite3.Error as error:
             raise self.database.translated(error) from error
-        self.read_row("")  # whatever is wrong with the database is known now
+        finally:
+            self.lock.release(ticket)
 
     def release_thread(self) -> None:
         """Close this thread's connection; it is opened again when it is needed."""
