@@ -188,6 +188,13 @@ class DocumentTable(Protocol):
         A write that cuts the log may do so too; `Header.swept` tells.
         """
 
+    def forget(self, procedure_id: str) -> None:
+        """Delete all of a document, however damaged."""
+
+    def recover(self, now: float) -> list[str]:
+        """Put in order what can be derived from the rest (a place in the outbox): what was wrong, in words, and what
+        is and cannot be mended. Reads all headers; for whoever begins to sync."""
+
     def put_header(self, procedure_id: str, header: Header) -> None:
         """Replace the header as it is."""
 
@@ -196,7 +203,7 @@ class Outbox(Protocol):
     """The documents that are dirty or parked; clean ones are not visited."""
 
     def pending(self, procedure_id: str) -> Pending | None:
-        """Its place in the outbox, or None."""
+        """Its place in the outbox, or None. For a damaged one: a place, with the record to be read again."""
 
     def due(self, until: float, after: float | None = None) -> list[str]:
         """Those that are not parked and whose `Pending.moment` is at most `until`, the earliest first.
@@ -223,7 +230,7 @@ class Outbox(Protocol):
 
 
 class Bookkeeping(Protocol):
-    """What syncing remembers of one document, as JSON."""
+    """What syncing remembers of one document, as JSON. One that is not stored is from then on, empty."""
 
     def base(self, procedure_id: str) -> Any:
         """What Plexus last confirmed; None before it did."""

@@ -139,12 +139,23 @@ class SyncEngine:
         """What a read of the records of `ids`, for `reconcile`, need not fetch again."""
         known = {}
         for procedure_id in ids:
-            base = base_of(self._store, procedure_id)
-            if base is not None:
-                sent = self._store.sent(procedure_id)
-                pushes = {one: attachments_from_json(value["attachments"]) for one, value in sent.items()}
-                known[procedure_id] = Known(base.updated_at, base.attachments, pushes)
+            try:
+                found = self._known(procedure_id)
+            except CacheCorrupted:
+                continue  # all of it is fetched: `reconcile` may need it, or says what is wrong
+            if found is not None:
+                known[procedure_id] = found
         return known
+
+    def _known(self, procedure_id: str) -> Known | None:
+        base = base_of(self._store, procedure_id)
+        if base is None:
+            return None
+        sent = self._store.sent(procedure_id)
+        if base.attachments:
+            self._store.read(procedure_id)  # is all of it here?
+        pushes = {one: attachments_from_json(value["attachments"]) for one, value in sent.items()}
+        return Known(base.updated_at, base.attachments, pushes)
 
     def _push_all(self, ids: list[str], now: float, done: _Pass) -> None:
         for _ in range(CONFLICT_ROUNDS):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plexus_tactus_cache.document.encoded import Document
+from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.reconcile.decide import FORK, TWO_WAYS, Action, OnFork, Plan, Side, reconcile
 from plexus_tactus_cache.reconcile.journal import open_fork, record_of
 from plexus_tactus_cache.reconcile.merge import difference, merged
@@ -39,7 +40,7 @@ class Reconciler:
         return self._store.transaction(procedure_id, lambda: self._reconcile(procedure_id, remote, now), lease=lease)
 
     def _reconcile(self, procedure_id: str, remote: Remote | None, now: float) -> Reconciled:
-        found = self._store.read(procedure_id)
+        found = self._read(procedure_id, remote)
         header, local = found or (Header(), Document())
         base = base_of(self._store, procedure_id)
         pending = self._store.pending(procedure_id)
@@ -86,6 +87,23 @@ class Reconciler:
             again = pending._replace(parked=parked, reread=False, doubtful_since=None)
             self._store.put_pending(procedure_id, again)
         return reconciled
+
+    def _read(self, procedure_id: str, remote: Remote | None) -> tuple[Header, Document] | None:
+        """The document; one that is damaged, and of which Plexus has everything, makes room for Plexus's.
+
+        Raises CacheCorrupted for any other that is damaged.
+        """
+        try:
+            return self._store.read(procedure_id)
+        except CacheCorrupted as error:
+            header = self._store.header(procedure_id)
+            if header is None or header.dirty or remote is None or remote.unchanged or remote.envelope.problem:
+                raise
+            log.warning("%s; Plexus has all of it, and it was read again from there", error)
+            self._store.forget(procedure_id)
+            fresh = Header(version=header.version, pushed=header.version, log_version=header.version)
+            self._store.put_header(procedure_id, fresh)
+            return fresh, Document()
 
     def _set_aside(
         self,

@@ -27,6 +27,7 @@ class SyncThread:
         self._interval = settings.push_interval
         self._patience = min(self._interval, LOOK_AROUND)
         self._news = store.wakeups()
+        self._lease: Lease | None = None  # under which the store was put in order
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="plexus-tactus-cache", daemon=True)
 
@@ -66,6 +67,10 @@ class SyncThread:
         lease = self._leadership.acquire()
         if lease is None:
             return self._patience
+        if lease is not self._lease:
+            self._lease = lease
+            for problem in self._store.recover(time.time()):
+                log.error("%s", problem)
         requests = self._store.requests()
         now = time.time()
         if requests:

@@ -14,6 +14,7 @@ from plexus_tactus_cache.document.encoded import Changes
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
 from plexus_tactus_cache.store.contract import Header, Lease, Pending
 from plexus_tactus_cache.store.local import LocalStore
+from plexus_tactus_cache.store.local.parts import Sheet
 from plexus_tactus_cache.store.local.processes import LocalWakeups
 from store import test_contract_documents as documents
 from store import test_contract_lease as leases
@@ -38,9 +39,10 @@ class LeaksARow(LocalStore):
         written: list[tuple[str, bytes]] = []
         write_row = self.rows.write_row
 
-        def noting(key: str, payload: bytes) -> None:
-            write_row(key, payload)
+        def noting(key: str, payload: bytes) -> int:
+            checksum = write_row(key, payload)
             written.append((key, payload))
+            return checksum
 
         self.rows.write_row = noting  # type: ignore[method-assign]
         try:
@@ -82,10 +84,9 @@ class KeepsWhatFailed(LocalStore):
 class WritesAnything(LocalStore):
     """A transaction writes documents that it does not name."""
 
-    def _writable(self, procedure_id: str) -> str:
-        with contextlib.suppress(AttributeError):
-            self._named.ids = {*self._named.ids, procedure_id}
-        return super()._writable(procedure_id)
+    def _sheet(self, procedure_id: str) -> Sheet:
+        self._current.ids |= {procedure_id}
+        return super()._sheet(procedure_id)
 
 
 class SnapshotOfNow(LocalStore):

@@ -6,6 +6,7 @@ CPython runs signal handlers when a Python function is entered and when a C func
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import sqlite3
@@ -65,6 +66,7 @@ def interrupted(work: Work, at: int, again: int = 0) -> bool:
             raise KeyboardInterrupt  # ends the tracing
 
     tracing = sys.gettrace()  # of who measures coverage
+    gc.disable()  # in a callback of the collector's, such as the one that Hypothesis has, Python swallows an interrupt
     sys.setprofile(profile)
     try:
         work()
@@ -73,6 +75,7 @@ def interrupted(work: Work, at: int, again: int = 0) -> bool:
     finally:
         sys.setprofile(None)
         sys.settrace(tracing)
+        gc.enable()
     return events >= at
 
 

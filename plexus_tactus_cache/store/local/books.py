@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
 
+import orjson
+
 from plexus_tactus_cache.document.encoded import Changes, Part, unpack
 from plexus_tactus_cache.reconcile.journal import ConflictRecord
 from plexus_tactus_cache.store.local.parts import OnRows, quoted
@@ -32,42 +34,43 @@ class BookRows(OnRows):
         return self._json(f"base/{quoted(procedure_id)}")
 
     def put_base(self, procedure_id: str, base: Any) -> None:
-        self._put_json(f"base/{self._writable(procedure_id)}", base)
+        self._put(procedure_id, "base", orjson.dumps(base))
 
     def sent(self, procedure_id: str) -> dict[str, Any]:
         return self._json(f"sent/{quoted(procedure_id)}") or {}
 
     def keep_old(self, procedure_id: str, changes: Changes) -> None:
         """Before keys change for the first time since a push: keep what Plexus has, for the conflict journal."""
-        name = self._writable(procedure_id)
+        name = quoted(procedure_id)
         for part, values in (("state", changes.state), ("lua", changes.lua_state)):
             for key in map(quoted, values):
-                current = self.rows.read_row(f"{part}/{name}/{key}")
-                if current is not None and self.rows.read_row(f"old/{name}/{part}/{key}") is None:
-                    self.rows.write_row(f"old/{name}/{part}/{key}", current)
+                if self.rows.checksum_of(f"old/{name}/{part}/{key}") is None:
+                    current = self.rows.read_row(f"{part}/{name}/{key}")
+                    if current is not None:
+                        self._put(procedure_id, "old", current, f"{part}/{key}", fresh=True)
 
     def old(self, procedure_id: str) -> dict[str, Part]:
         name = quoted(procedure_id)
         return {"state": self._part("old", f"{name}/state"), "lua_state": self._part("old", f"{name}/lua")}
 
     def forget_old(self, procedure_id: str) -> None:
-        self.rows.delete_range(f"old/{self._writable(procedure_id)}/")
+        self._drop_from(procedure_id, "old")
 
     def creation(self, procedure_id: str) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self._json(f"create/{quoted(procedure_id)}")
         return found
 
     def put_creation(self, procedure_id: str, fields: dict[str, Any]) -> None:
-        self._put_json(f"create/{self._writable(procedure_id)}", fields)
+        self._put(procedure_id, "create", orjson.dumps(fields))
 
     def drop_creation(self, procedure_id: str) -> None:
-        self.rows.delete_row(f"create/{self._writable(procedure_id)}")
+        self._drop(procedure_id, "create")
 
     def put_sent(self, procedure_id: str, sent: dict[str, Any]) -> None:
         if sent:
-            self._put_json(f"sent/{self._writable(procedure_id)}", sent)
+            self._put(procedure_id, "sent", orjson.dumps(sent))
         else:
-            self.rows.delete_row(f"sent/{self._writable(procedure_id)}")
+            self._drop(procedure_id, "sent")
 
     def _part(self, part: str, name: str) -> Part:
         return {unquote(key): unpack(payload) for key, payload in self.rows.scan(f"{part}/{name}/")}
@@ -77,16 +80,16 @@ class BookRows(OnRows):
 
     def put_uploads(self, procedure_id: str, uploads: dict[str, str]) -> None:
         if uploads:
-            self._put_json(f"uploads/{self._writable(procedure_id)}", uploads)
+            self._put(procedure_id, "uploads", orjson.dumps(uploads))
         else:
-            self.rows.delete_row(f"uploads/{self._writable(procedure_id)}")
+            self._drop(procedure_id, "uploads")
 
     def inline_limit(self, procedure_id: str) -> int | None:
         found: int | None = self._json(f"inline/{quoted(procedure_id)}")
         return found
 
     def put_inline_limit(self, procedure_id: str, limit: int) -> None:
-        self._put_json(f"inline/{self._writable(procedure_id)}", limit)
+        self._put(procedure_id, "inline", orjson.dumps(limit))
 
     # --- objects in S3 that nothing refers to -------------------------------------------------------------
 

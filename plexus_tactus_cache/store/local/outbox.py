@@ -27,23 +27,18 @@ class OutboxRows(OnRows):
     """The outbox of a local store; see Outbox in contract.py."""
 
     def pending(self, procedure_id: str) -> Pending | None:
-        return self._load(Pending, f"outbox/{quoted(procedure_id)}")
+        try:
+            payload = self.rows.read_row(f"outbox/{quoted(procedure_id)}")
+        except CacheCorrupted as error:
+            return _unreadable(procedure_id, error)
+        return None if payload is None else Pending(*orjson.loads(payload))
 
     def outbox(self) -> dict[str, Pending]:
         try:
             return {unquote(key): Pending(*orjson.loads(payload)) for key, payload in self.rows.scan("outbox/")}
-        except CacheCorrupted:
-            return self.snapshot(lambda: {name: self._listed(name) for name in self._queued()})
-
-    def _queued(self) -> list[str]:
-        return [unquote(key) for key in self.rows.keys("outbox/")]
-
-    def _listed(self, procedure_id: str) -> Pending:
-        """Its place as a list of all has it: damage of one keeps nobody from the others."""
-        try:
-            return self.pending(procedure_id) or Pending(since=0.0)
-        except CacheCorrupted as error:
-            return Pending(since=0.0, parked=str(error))
+        except CacheCorrupted:  # one by one: damage of one keeps nobody from the others
+            names = [unquote(key) for key in self.rows.keys("outbox/")]
+            return {name: found for name in names if (found := self.pending(name)) is not None}
 
     def due(self, until: float, after: float | None = None) -> list[str]:
         found = self.rows.keys("due/", end=_past(until))
@@ -56,14 +51,25 @@ class OutboxRows(OnRows):
         return None if first is None else float(first.split("/")[0])
 
     def put_pending(self, procedure_id: str, pending: Pending) -> None:
-        name = self._writable(procedure_id)
-        self._move(_place(self.pending(procedure_id), name), _place(pending, name))
-        self._save(f"outbox/{name}", pending)
+        name = quoted(procedure_id)
+        self._move(self._place_of(procedure_id), _place(pending, name))
+        self._put(procedure_id, "outbox", orjson.dumps([*pending]))
 
     def drop_pending(self, procedure_id: str) -> None:
-        name = self._writable(procedure_id)
-        self._move(_place(self.pending(procedure_id), name), None)
-        self.rows.delete_row(f"outbox/{name}")
+        self._move(self._place_of(procedure_id), None)
+        self._drop(procedure_id, "outbox")
+
+    def _place_of(self, procedure_id: str) -> str | None:
+        """Its place in the order, also when the row that says so is damaged."""
+        name = quoted(procedure_id)
+        place = _place(self.pending(procedure_id), name)
+        if place is None or self.rows.checksum_of(place) is not None:
+            return place
+        return next((f"due/{key}" for key in self.rows.keys("due/") if key.partition("/")[2] == name), None)
+
+    def _is_placed(self, procedure_id: str, pending: Pending) -> bool:
+        place = _place(pending, quoted(procedure_id))
+        return place is None or self.rows.checksum_of(place) is not None
 
     def _move(self, before: str | None, after: str | None) -> None:
         if before == after:
@@ -83,13 +89,19 @@ class OutboxRows(OnRows):
 
     def park(self, procedure_id: str, reason: str, now: float) -> None:
         def work() -> None:
-            header = self._load(Header, f"doc/{quoted(procedure_id)}")
-            if header is not None and not header.queued:
-                self._save(f"doc/{self._writable(procedure_id)}", header._replace(queued=True))
+            sheet = self._sheet(procedure_id)  # of a document that may be damaged
+            if sheet.tally is not None:
+                self.put_header(procedure_id, (sheet.header or Header())._replace(queued=True))
             self.update_pending(procedure_id, now, parked=reason, reread=True)
 
         log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
         self.transaction(procedure_id, work)
+
+
+def _unreadable(procedure_id: str, error: CacheCorrupted) -> Pending:
+    """What the row said can be done without: the record is read again, and what is wrong is found again."""
+    log.error("procedure %s keeps its place in the outbox, and no more is known of it: %s", procedure_id, error)
+    return Pending(since=0.0, reread=True)
 
 
 def _place(pending: Pending | None, name: str) -> str | None:

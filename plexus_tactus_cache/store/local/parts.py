@@ -1,19 +1,69 @@
-"""What the parts of the local store share: rows as JSON, and which documents a transaction may write."""
+"""What the parts of the local store share: transactions on documents that are named, and rows that are counted.
+
+The header of each document, the row `doc/<id>`, carries how many other rows the document has, and the sum of their
+checksums, so a row that is missing, or is an older one, is noticed like one that was changed: `tally` below.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+import zlib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import orjson
 
+from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Header, Lease, Link, Pending
 from plexus_tactus_cache.store.local.rows import Rows
 
 Result = TypeVar("Result")
-_Record = TypeVar("_Record", Header, Pending, Link)
+_Record = TypeVar("_Record", Pending, Link)
+
+LOG = ("log", "var")  # kinds of rows that a document can be read without
+REST = ("state", "lua", "extra", "outbox", "base", "sent", "old", "create", "uploads", "inline")
+_SEVERAL = frozenset({"log", "var", "state", "lua", "old"})  # of which a document has more than one
+_FIELDS = len(Header._fields)
+
+
+@dataclass
+class Tally:
+    """How many rows of a document there are, and the sum of their checksums: of its log, and of the rest."""
+
+    log: list[int] = field(default_factory=lambda: [0, 0])
+    rest: list[int] = field(default_factory=lambda: [0, 0])
+
+    def of(self, kind: str) -> list[int]:
+        return self.log if kind in LOG else self.rest
+
+
+@dataclass
+class Sheet:
+    """The header of a document, as a transaction has it so far; it is written when that ends."""
+
+    name: str
+    header: Header | None
+    tally: Tally | None  # None: the header is damaged, and stays so
+    is_new: bool
+    changed: bool = False
+
+    def count(self, kind: str, before: int | None, after: int | None) -> None:
+        """A row with one checksum was replaced by one with another; None: there is none."""
+        if self.tally is not None and before != after:
+            counts = self.tally.of(kind)
+            counts[0] += (after is not None) - (before is not None)
+            counts[1] += (after or 0) - (before or 0)
+            self.changed = True
+
+
+class _Current(threading.local):
+    """The transaction that this thread is in."""
+
+    ids: frozenset[str] = frozenset()  # the documents that it is about
+    news = False  # whether it wrote what others wait for
+    sheets: dict[str, Sheet]
 
 
 class OnRows:
@@ -21,28 +71,33 @@ class OnRows:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self._named = threading.local()  # the documents that this thread's transaction is about
+        self._current = _Current()
+
+    # --- transactions -------------------------------------------------------------------------------------
 
     def transaction(
         self, procedure_ids: str | Collection[str], work: Callable[[], Result], *, lease: Lease | None = None
     ) -> Result:
         """See Transactions in contract.py."""
-        named = {procedure_ids} if isinstance(procedure_ids, str) else set(procedure_ids)
-        database = self.rows.database
-        if database.writing:
-            foreign = named - self._named.ids
+        named = frozenset({procedure_ids} if isinstance(procedure_ids, str) else procedure_ids)
+        current = self._current
+        if self.rows.database.writing:
+            foreign = named - current.ids
             if foreign:
                 raise RuntimeError(f"the transaction around this one is not about {sorted(foreign)}")
             self._check_lease(lease)
             return work()
 
         def run() -> Result:
-            self._named.ids, self._named.news = named, False
+            current.ids, current.news, current.sheets = named, False, {}
             self._check_lease(lease)
-            return work()
+            done = work()
+            for sheet in current.sheets.values():
+                self._write_sheet(sheet)
+            return done
 
         result = self.rows.transaction(run)
-        if self._named.news:
+        if current.news:
             self._tell()
         return result
 
@@ -58,13 +113,138 @@ class OnRows:
 
     def _note_news(self) -> None:
         """Inside a transaction: what it writes is news."""
-        self._named.news = True
+        self._current.news = True
 
-    def _writable(self, procedure_id: str) -> str:
-        """The name of a document in keys of rows. Raises RuntimeError where the transaction is not about it."""
-        if self.rows.database.writing and procedure_id not in self._named.ids:
+    # --- headers ------------------------------------------------------------------------------------------
+
+    def header(self, procedure_id: str) -> Header | None:
+        return self._header_and_tally(procedure_id)[0]
+
+    def _header_and_tally(self, procedure_id: str) -> tuple[Header | None, Tally | None]:
+        """As this transaction has them so far."""
+        if self.rows.database.writing and procedure_id in self._current.sheets:
+            sheet = self._current.sheets[procedure_id]
+            if sheet.tally is not None:
+                return sheet.header, sheet.tally
+        return self._read_header(procedure_id)
+
+    def put_header(self, procedure_id: str, header: Header) -> None:
+        sheet = self._sheet(procedure_id)
+        if sheet.tally is None:
+            self._read_header(procedure_id)  # raises: what is damaged is not written over
+        sheet.header, sheet.changed = header, True
+
+    def _read_header(self, procedure_id: str) -> tuple[Header | None, Tally | None]:
+        """As stored; no tally: format 1 had none. Raises CacheCorrupted, also for rows that have no header."""
+        name = quoted(procedure_id)
+        payload = self.rows.read_row(f"doc/{name}")
+        if payload is None:
+            if any(self._has_rows(kind, name) for kind in (*LOG, *REST)):
+                raise CacheCorrupted(
+                    f"the header of procedure {procedure_id!r} is missing from the store, other rows of it are there; "
+                    "other procedures are not affected"
+                )
+            return None, Tally()
+        fields = orjson.loads(payload)
+        return Header(*fields[:_FIELDS]), Tally(*fields[_FIELDS]) if len(fields) > _FIELDS else None
+
+    def _has_rows(self, kind: str, name: str) -> bool:
+        if kind in _SEVERAL:
+            return self.rows.first(f"{kind}/{name}/") is not None
+        return self.rows.checksum_of(f"{kind}/{name}") is not None
+
+    def _sheet(self, procedure_id: str) -> Sheet:
+        """Raises RuntimeError where the transaction is not about this document, or there is none."""
+        if not self.rows.database.writing:
+            raise RuntimeError("a document is written outside of a transaction")
+        if procedure_id not in self._current.ids:
             raise RuntimeError(f"the transaction is not about procedure {procedure_id!r}")
-        return quoted(procedure_id)  # outside of a transaction the rows refuse
+        sheet = self._current.sheets.get(procedure_id)
+        if sheet is None:
+            name = quoted(procedure_id)
+            try:
+                header, tally = self._read_header(procedure_id)
+                if tally is None:
+                    tally = self._count(name)
+            except CacheCorrupted:
+                header = tally = None
+            sheet = self._current.sheets[procedure_id] = Sheet(name, header, tally, is_new=header is None)
+        return sheet
+
+    def _write_sheet(self, sheet: Sheet) -> None:
+        if sheet.changed and sheet.tally is not None:
+            fields = [*(sheet.header or Header()), [sheet.tally.log, sheet.tally.rest]]
+            self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
+            if sheet.is_new:
+                self._note_document(sheet.name, 1)
+
+    def _note_document(self, name: str, more: int) -> None:
+        """There is one document more, or less: their number and the sum of the checksums of their names are kept."""
+        number, summed = self._documents_noted() or (0, 0)
+        self._put_json("documents", [number + more, summed + more * zlib.crc32(name.encode())])
+
+    def _documents_noted(self) -> tuple[int, int] | None:
+        found = self._json("documents")
+        return None if found is None else (found[0], found[1])
+
+    def _count(self, name: str) -> Tally:
+        """The tally of what is there."""
+        return Tally(self._counted(LOG, name), self._counted(REST, name))
+
+    def _counted(self, kinds: Iterable[str], name: str, *, verify: bool = False) -> list[int]:
+        """How many rows there are, and the sum of their checksums.
+
+        With `verify`, whether they are right: raises CacheCorrupted. A damaged place in the outbox is none, see there.
+        """
+        counts = [0, 0]
+        for kind in kinds:
+            if verify and kind in _SEVERAL:
+                self.rows.scan(f"{kind}/{name}/")
+            elif verify and kind != "outbox":
+                self.rows.read_row(f"{kind}/{name}")
+            found = self._checksums(kind, name)
+            counts[0] += len(found)
+            counts[1] += sum(found)
+        return counts
+
+    def _checksums(self, kind: str, name: str) -> list[int]:
+        if kind in _SEVERAL:
+            return self.rows.checksums(f"{kind}/{name}/")
+        found = self.rows.checksum_of(f"{kind}/{name}")
+        return [] if found is None else [found]
+
+    # --- the rows of a document ---------------------------------------------------------------------------
+
+    def _put(self, procedure_id: str, kind: str, payload: bytes, rest: str = "", *, fresh: bool = False) -> None:
+        """Write a row of a document; `fresh`: there certainly is none yet."""
+        sheet = self._sheet(procedure_id)
+        key = f"{kind}/{sheet.name}/{rest}" if kind in _SEVERAL else f"{kind}/{sheet.name}"
+        before = None if fresh else self.rows.checksum_of(key)
+        sheet.count(kind, before, self.rows.write_row(key, payload))
+
+    def _drop(self, procedure_id: str, kind: str, rest: str = "") -> None:
+        """Forget a row of a document; an unknown one is fine."""
+        sheet = self._sheet(procedure_id)
+        key = f"{kind}/{sheet.name}/{rest}" if kind in _SEVERAL else f"{kind}/{sheet.name}"
+        before = self.rows.checksum_of(key)
+        if before is not None:
+            self.rows.delete_row(key)
+            sheet.count(kind, before, None)
+
+    def _drop_from(self, procedure_id: str, kind: str, start: str = "") -> None:
+        """Forget all rows of a kind from `start` on."""
+        if kind not in _SEVERAL:
+            self._drop(procedure_id, kind)
+            return
+        sheet = self._sheet(procedure_id)
+        prefix = f"{kind}/{sheet.name}/"
+        found = self.rows.checksums(prefix, start)
+        if found:
+            self.rows.delete_range(prefix, start)
+            for checksum in found:
+                sheet.count(kind, checksum, None)
+
+    # --- rows as JSON -------------------------------------------------------------------------------------
 
     def _json(self, key: str) -> Any:
         payload = self.rows.read_row(key)
@@ -77,8 +257,15 @@ class OnRows:
         payload = self.rows.read_row(key)
         return None if payload is None else kind(*orjson.loads(payload))
 
-    def _save(self, key: str, record: Header | Pending | Link) -> None:
-        self.rows.write_row(key, orjson.dumps([*record]))
+
+def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> None:
+    """Raises CacheCorrupted unless the rows found, counted and summed, are those that were written."""
+    if counted != found:
+        missing = counted[0] - found[0]
+        what = f"{missing} rows are missing" if missing > 0 else "there are other rows than were written"
+        raise CacheCorrupted(
+            f"procedure {procedure_id!r} is damaged in the store: {what}; other procedures are not affected"
+        )
 
 
 def quoted(text: str) -> str:

@@ -121,7 +121,7 @@ class ProcessRows(OnRows):
         return self._load(Link, "link") or Link()
 
     def put_link(self, link: Link) -> None:
-        self._save("link", link)
+        self._put_json("link", [*link])
 
     def requests(self) -> list[str]:
         return self.rows.keys("request/")

@@ -38,7 +38,11 @@ _RANGE = " FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
 _READ = "SELECT mode, filename, CAST(value AS BLOB) FROM Cache WHERE key = ? AND raw = 1"
 _SCAN = "SELECT key, mode, filename, CAST(value AS BLOB)" + _RANGE + " ORDER BY key"
 _KEYS = "SELECT key" + _RANGE + " ORDER BY key"
+_COUNT = "SELECT count(*)" + _RANGE
 _FIRST = _KEYS + " LIMIT 1"
+_PREFIX = f"SELECT substr(CAST(value AS BLOB), 1, {_CHECKSUM_BYTES})"
+_CHECKSUMS = _PREFIX + _RANGE
+_CHECKSUM_OF = _PREFIX + " FROM Cache WHERE key = ? AND raw = 1"
 _DELETE_RANGE = "DELETE" + _RANGE
 
 
@@ -133,12 +137,13 @@ class Rows:
         found = self.database.execute(_READ, (key,))
         return self._checked(key, *found[0]) if found else None
 
-    def write_row(self, key: str, payload: bytes) -> None:
-        """Put `payload` under `key`."""
+    def write_row(self, key: str, payload: bytes) -> int:
+        """Put `payload` under `key`: its checksum."""
         if type(key) is not str or type(payload) is not bytes:
             raise TypeError(f"a row is bytes under a str, not {type(payload).__name__} under {type(key).__name__}")
-        now = time.time()
-        self._write(_UPSERT, (key, now, now, _checksum(key, payload) + payload))
+        now, checksum = time.time(), _checksum(key, payload)
+        self._write(_UPSERT, (key, now, now, checksum.to_bytes(_CHECKSUM_BYTES, "big") + payload))
+        return checksum
 
     def delete_row(self, key: str) -> None:
         """Forget `key`; unknown keys are fine."""
@@ -163,23 +168,45 @@ class Rows:
 
         Each as (rest of key, bytes). Costs what it returns: the key index is walked from the first to the last of them.
         """
+        return self.scan_summed(prefix, start, end)[0]
+
+    def scan_summed(self, prefix: str, start: str = "", end: str | None = None) -> tuple[list[tuple[str, bytes]], int]:
+        """As `scan`, and the sum of their checksums."""
         found = self.database.execute(_SCAN, _range(prefix, start, end))
         cut, raw, crc32 = len(prefix), MODE_RAW, zlib.crc32
         rows: list[tuple[str, bytes]] = []
+        total = 0
         for key, mode, filename, value in found:  # `_checked`, spelled out: a long log is ten thousand rows
             if mode == raw and filename is None and type(value) is bytes:
                 payload = value[_CHECKSUM_BYTES:]
-                if value[:_CHECKSUM_BYTES] == crc32(payload, crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "big"):
+                checksum = crc32(payload, crc32(key.encode()))
+                if value[:_CHECKSUM_BYTES] == checksum.to_bytes(_CHECKSUM_BYTES, "big"):
                     rows.append((key[cut:], payload))
+                    total += checksum
                     continue
             self._checked(key, mode, filename, value)  # raises
-        return rows
+        return rows, total
 
-    def keys(self, prefix: str, start: str = "", end: str | None = None) -> list[str]:
-        """The rests of the keys that `scan` returns, without a look at the rows."""
-        found = self.database.execute(_KEYS, _range(prefix, start, end))
+    def checksums(self, prefix: str, start: str = "") -> list[int]:
+        """The checksums that the rows of `scan` have, right or wrong."""
+        found = self.database.execute(_CHECKSUMS, _range(prefix, start))
+        return [int.from_bytes(checksum, "big") for (checksum,) in found]
+
+    def checksum_of(self, key: str) -> int | None:
+        """The checksum that a row has, right or wrong; None where there is no row."""
+        found = self.database.execute(_CHECKSUM_OF, (key,))
+        return int.from_bytes(found[0][0], "big") if found else None
+
+    def keys(self, prefix: str, start: str = "", end: str | None = None, *, limit: int = -1) -> list[str]:
+        """The rests of the keys that `scan` returns, without a look at the rows; the first `limit` of them."""
+        found = self.database.execute(_KEYS + " LIMIT ?", (*_range(prefix, start, end), limit))
         cut = len(prefix)
         return [key[cut:] for (key,) in found]
+
+    def count(self, prefix: str) -> int:
+        """How many rows `scan` returns."""
+        found: int = self.database.execute(_COUNT, _range(prefix))[0][0]
+        return found
 
     def first(self, prefix: str) -> str | None:
         """The rest of the first key that starts with `prefix`; None when there is none."""
@@ -189,16 +216,16 @@ class Rows:
     def _checked(self, key: str, mode: int, filename: str | None, value: Any) -> bytes:
         if mode == MODE_RAW and filename is None and isinstance(value, bytes):
             payload: bytes = value[_CHECKSUM_BYTES:]
-            if value[:_CHECKSUM_BYTES] == _checksum(key, payload):
+            if value[:_CHECKSUM_BYTES] == _checksum(key, payload).to_bytes(_CHECKSUM_BYTES, "big"):
                 return payload
         raise CacheCorrupted(
             f"row {unquote(key)!r} in {self.path} does not match its checksum; other procedures are not affected"
         )
 
 
-def _checksum(key: str, payload: bytes) -> bytes:
+def _checksum(key: str, payload: bytes) -> int:
     """Over key and payload, so that a row that ended up under another key is noticed too."""
-    return zlib.crc32(payload, zlib.crc32(key.encode())).to_bytes(_CHECKSUM_BYTES, "big")
+    return zlib.crc32(payload, zlib.crc32(key.encode()))
 
 
 def _range(prefix: str, start: str = "", end: str | None = None) -> tuple[str, str]:

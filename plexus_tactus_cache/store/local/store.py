@@ -3,7 +3,7 @@
 | row                        | holds                                                                     |
 |----------------------------|---------------------------------------------------------------------------|
 | `store`                    | format, id and API endpoint of the directory                              |
-| `doc/<id>`                 | `Header`: version, counts, replay index, status; rewritten by every write |
+| `doc/<id>`                 | `Header` and the tally of the other rows; rewritten by every write        |
 | `log/<id>/<position>`      | one entry of the execution log                                            |
 | `state/<id>/<key>`         | one top-level value of state; likewise `lua/<id>/<key>`                   |
 | `var/<id>/<digest>`        | one distinct value of captured_vars                                       |
@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, pack, unpack
+from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, pack, unpack
 from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local.books import BookRows
-from plexus_tactus_cache.store.local.outbox import OutboxRows
-from plexus_tactus_cache.store.local.parts import quoted
+from plexus_tactus_cache.store.local.parts import LOG, REST, check_counted, quoted
 from plexus_tactus_cache.store.local.processes import ProcessRows
+from plexus_tactus_cache.store.local.recovery import RecoveryRows
 from plexus_tactus_cache.store.local.rows import Rows
 
 FORMATS = (1, 2)  # those that are read; the last is written
 
 
-class LocalStore(OutboxRows, BookRows, ProcessRows):
+class LocalStore(RecoveryRows, BookRows, ProcessRows):
     """The documents in one directory; a Store.
 
     Args:
@@ -90,8 +90,11 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
         """Make a new store, or one of format 1, one of this format."""
         found = self._json("store")
         if found is not None and found["format"] == 1:
+            for procedure_id in self.procedure_ids():
+                self._sheet(procedure_id).changed = True  # counts its rows
+                self._note_document(quoted(procedure_id), 1)
             for procedure_id, pending in self.outbox().items():
-                self.rows.delete_row(f"outbox/{quoted(procedure_id)}")
+                self._drop(procedure_id, "outbox")
                 self.put_pending(procedure_id, pending)  # with its place by the time that it is due
         self._put_json("store", {"endpoint": None, **(found or {}), "format": FORMATS[-1]})
 
@@ -115,37 +118,39 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
 
     # --- documents ----------------------------------------------------------------------------------------
 
-    def header(self, procedure_id: str) -> Header | None:
-        return self._load(Header, f"doc/{quoted(procedure_id)}")
-
     def procedure_ids(self) -> list[str]:
         return sorted(map(unquote, self.rows.keys("doc/")))
 
     def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
-        def work() -> tuple[Header, Document] | None:
-            header = self.header(procedure_id)
-            if header is None:
-                return None
-            rows = self.rows.scan(f"log/{name}/") if log else []
-            entries = [EntryRecord.from_bytes(payload) for _, payload in rows]
-            if log and len(entries) != header.log_length:
-                raise CacheCorrupted(
-                    f"procedure {procedure_id!r} has {len(entries)} log entries stored, expected {header.log_length}"
-                )
-            extras = self.rows.read_row(f"extra/{name}")
-            return header, Document(
-                log=entries,
-                replay_index=header.replay_index,
-                state=self._part("state", name),
-                lua_state=self._part("lua", name),
-                status=header.status,
-                waiting_on_message_id=header.waiting_on_message_id,
-                extras=None if extras is None else unpack(extras),
-                variables={key: unpack(payload) for key, payload in self.rows.scan(f"var/{name}/")} if log else {},
-            )
+        return self.snapshot(lambda: self._read(procedure_id, log=log))
 
+    def _read(self, procedure_id: str, *, log: bool) -> tuple[Header, Document] | None:
+        header, tally = self._header_and_tally(procedure_id)
+        if header is None:
+            return None
         name = quoted(procedure_id)
-        return self.snapshot(work)
+        entries: list[EntryRecord] = []
+        variables: Part = {}
+        if log:
+            rows, summed = self.rows.scan_summed(f"log/{name}/")
+            captured, also = self.rows.scan_summed(f"var/{name}/")
+            if tally is not None:
+                check_counted(procedure_id, tally.log, [len(rows) + len(captured), summed + also])
+            entries = [EntryRecord.from_bytes(payload) for _, payload in rows]
+            variables = {key: unpack(payload) for key, payload in captured}
+        if tally is not None:
+            check_counted(procedure_id, tally.rest, self._counted(REST, name, verify=log))
+        extras = self.rows.read_row(f"extra/{name}")
+        return header, Document(
+            log=entries,
+            replay_index=header.replay_index,
+            state=self._part("state", name),
+            lua_state=self._part("lua", name),
+            status=header.status,
+            waiting_on_message_id=header.waiting_on_message_id,
+            extras=None if extras is None else unpack(extras),
+            variables=variables,
+        )
 
     def write(self, procedure_id: str, changes: Changes, now: float, delay: float = 0.0) -> Header:
         header, changes = held_back(self.header(procedure_id) or Header(), changes)
@@ -176,31 +181,30 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
         return header
 
     def _apply(self, procedure_id: str, header: Header, changes: Changes, version: int) -> Header:
-        name = self._writable(procedure_id)
         for digest, value in changes.variables.items():
-            self.rows.write_row(f"var/{name}/{digest}", pack(value))
+            self._put(procedure_id, "var", pack(value), digest)
         for position, entry in changes.entries.items():
-            self.rows.write_row(f"log/{name}/{position:09}", entry.to_bytes())
+            fresh = position >= header.log_length
+            self._put(procedure_id, "log", entry.to_bytes(), f"{position:09}", fresh=fresh)
         for part, values in (("state", changes.state), ("lua", changes.lua_state)):
             for key, changed in values.items():
-                row = f"{part}/{name}/{quoted(key)}"
                 if changed is None:
-                    self.rows.delete_row(row)
+                    self._drop(procedure_id, part, quoted(key))
                 else:
-                    self.rows.write_row(row, pack(changed))
+                    self._put(procedure_id, part, pack(changed), quoted(key))
         if changes.extras is not None:
             (extras,) = changes.extras
             if extras is None:
-                self.rows.delete_row(f"extra/{name}")
+                self._drop(procedure_id, "extra")
             else:
-                self.rows.write_row(f"extra/{name}", pack(extras))
+                self._put(procedure_id, "extra", pack(extras))
         length = max(header.log_length, max(changes.entries, default=-1) + 1)
         updated: dict[str, Any] = {}
         if changes.log_length is not None and changes.log_length < length:
             removed, length = length - changes.log_length, changes.log_length
-            self.rows.delete_range(f"log/{name}/", f"{length:09}")
+            self._drop_from(procedure_id, "log", f"{length:09}")
             if removed >= length:  # it reads what is left: not for the few entries of a sub-procedure that is done
-                updated["swept"] = header.swept + self._sweep(name)
+                updated["swept"] = header.swept + self._sweep(procedure_id)
         if changes.entries or length != header.log_length:
             updated["log_version"] = version
         if changes.status is not None:
@@ -209,23 +213,32 @@ class LocalStore(OutboxRows, BookRows, ProcessRows):
             updated["replay_index"] = changes.replay_index
         return header._replace(log_length=length, **updated)
 
-    def _sweep(self, name: str) -> int:
+    def _sweep(self, procedure_id: str) -> int:
         """Delete the variables that no entry refers to any more: how many there were."""
+        name = quoted(procedure_id)
         used = {
             reference
             for _, payload in self.rows.scan(f"log/{name}/")
             for reference in (EntryRecord.from_bytes(payload).captured or {}).values()
         }
-        unused = [key for key, _ in self.rows.scan(f"var/{name}/") if key not in used]
-        self.rows.delete_rows(f"var/{name}/{key}" for key in unused)
+        unused = [key for key in self.rows.keys(f"var/{name}/") if key not in used]
+        for key in unused:
+            self._drop(procedure_id, "var", key)
         return len(unused)
+
+    def forget(self, procedure_id: str) -> None:
+        sheet = self._sheet(procedure_id)
+        self._move(self._place_of(procedure_id), None)
+        for kind in (*LOG, *REST):
+            self._drop_from(procedure_id, kind)
+        if self.rows.checksum_of(f"doc/{sheet.name}") is not None:
+            self.rows.delete_row(f"doc/{sheet.name}")
+            self._note_document(sheet.name, -1)
+        del self._current.sheets[procedure_id]
 
     def sweep(self, procedure_id: str) -> Header | None:
         header = self.header(procedure_id)
-        if header is not None and (swept := self._sweep(self._writable(procedure_id))):
+        if header is not None and (swept := self._sweep(procedure_id)):
             header = header._replace(swept=header.swept + swept)
             self.put_header(procedure_id, header)
         return header
-
-    def put_header(self, procedure_id: str, header: Header) -> None:
-        self._save(f"doc/{self._writable(procedure_id)}", header)
