@@ -42,9 +42,11 @@ class Schedule:
 
     def next_due(self, now: float) -> float | None:
         """When something will have to be done; None while nothing waits."""
-        times = [self._store.next_due(), self._store.garbage_due()]
-        known = [_believed(due, now, self._farthest) for due in times if due is not None]
-        return max(min(known), self._link_due(self._store.link(), now)) if known else None
+        due, garbage = self._store.next_due(), self._store.garbage_due()
+        times = [] if due is None else [_believed(due, now, self._farthest)]
+        if garbage is not None:
+            times.append(garbage)
+        return max(min(times), self._link_due(self._store.link(), now)) if times else None
 
     def due(self, now: float) -> list[str]:
         """The documents that may travel, the earliest first: writes coalesce for `push_interval`."""
