@@ -40,7 +40,7 @@ class Reconciler:
         return self._store.transaction(procedure_id, lambda: self._reconcile(procedure_id, remote, now), lease=lease)
 
     def _reconcile(self, procedure_id: str, remote: Remote | None, now: float) -> Reconciled:
-        found = self._read(procedure_id, remote)
+        found = self._read(procedure_id, remote, now)
         header, local = found or (Header(), Document())
         base = base_of(self._store, procedure_id)
         pending = self._store.pending(procedure_id)
@@ -88,7 +88,7 @@ class Reconciler:
             self._store.put_pending(procedure_id, again)
         return reconciled
 
-    def _read(self, procedure_id: str, remote: Remote | None) -> tuple[Header, Document] | None:
+    def _read(self, procedure_id: str, remote: Remote | None, now: float) -> tuple[Header, Document] | None:
         """The document; one that is damaged, and of which Plexus has everything, makes room for Plexus's.
 
         Raises CacheCorrupted for any other that is damaged.
@@ -96,14 +96,22 @@ class Reconciler:
         try:
             return self._store.read(procedure_id)
         except CacheCorrupted as error:
-            header = self._store.header(procedure_id)
-            if header is None or header.dirty or remote is None or remote.unchanged or remote.envelope.problem:
+            if remote is None or remote.unchanged or remote.envelope.problem or self._is_dirty(procedure_id):
                 raise
             log.warning("%s; Plexus has all of it, and it was read again from there", error)
             self._store.forget(procedure_id)
-            fresh = Header(version=header.version, pushed=header.version, log_version=header.version)
+            version = int(now)  # above all that there can have been
+            fresh = Header(version=version, pushed=version, log_version=version)
             self._store.put_header(procedure_id, fresh)
             return fresh, Document()
+
+    def _is_dirty(self, procedure_id: str) -> bool:
+        """Of a document that is damaged: whether it has, or had, changes that Plexus does not have."""
+        try:
+            header = self._store.header(procedure_id)
+        except CacheCorrupted:
+            return self._store.pending(procedure_id) is not None
+        return header is not None and header.dirty
 
     def _set_aside(
         self,

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from plexus_tactus_cache.document.reports import CacheStatus, ProcedureStatus
-from plexus_tactus_cache.store.contract import Header, Store
+from plexus_tactus_cache.errors import CacheCorrupted
+from plexus_tactus_cache.store.contract import Header, Pending, Store
+
+
+def known_header(store: Store, procedure_id: str) -> Header | str:
+    """The header, or what is wrong with a document whose header is damaged."""
+    try:
+        return store.header(procedure_id) or Header()
+    except CacheCorrupted as error:
+        return str(error)
 
 
 def is_dirty(store: Store, procedure_id: str) -> bool:
-    """Whether the document has changes that Plexus does not have."""
-    header = store.header(procedure_id)
-    return header is not None and header.dirty
+    """Whether the document has changes that Plexus does not have; one that is damaged may have."""
+    header = known_header(store, procedure_id)
+    return isinstance(header, str) or header.dirty
 
 
 def pushed_version(store: Store, procedure_id: str) -> int:
     """The version that Plexus has; 0 for none."""
-    header = store.header(procedure_id)
-    return header.pushed if header is not None else 0
+    header = known_header(store, procedure_id)
+    return 0 if isinstance(header, str) else header.pushed
 
 
 def pending(store: Store) -> tuple[str, ...]:
@@ -24,9 +33,13 @@ def pending(store: Store) -> tuple[str, ...]:
 
 
 def dirty_versions(store: Store) -> dict[str, int]:
-    """The newest version of each document that is not in Plexus yet."""
-    headers = {procedure_id: store.header(procedure_id) for procedure_id in store.outbox()}
-    return {pid: header.version for pid, header in headers.items() if header is not None and header.dirty}
+    """The newest version of each document that is not in Plexus yet; 1 where it is not known."""
+    headers = {procedure_id: known_header(store, procedure_id) for procedure_id in store.outbox()}
+    return {
+        procedure_id: 1 if isinstance(header, str) else header.version
+        for procedure_id, header in headers.items()
+        if isinstance(header, str) or header.dirty
+    }
 
 
 def cache_status(
@@ -68,23 +81,22 @@ def cache_status(
 def procedure_statuses(store: Store) -> list[ProcedureStatus]:
     """Where each stored procedure stands, by id."""
     outbox = store.outbox()
-    found = []
-    for procedure_id in store.procedure_ids():
-        header = store.header(procedure_id) or Header()
-        pending = outbox.get(procedure_id)
-        found.append(
-            ProcedureStatus(
-                procedure_id=procedure_id,
-                version=header.version,
-                pushed_version=header.pushed,
-                dirty=header.dirty,
-                entries=header.log_length,
-                status=header.status,
-                parked_reason=pending.parked if pending else None,
-                last_error=pending.error if pending else None,
-                attempts=pending.attempts if pending else 0,
-                next_attempt=pending.moment if pending and pending.parked is None else None,
-                dirty_since=pending.since if pending and header.dirty else None,
-            )
-        )
-    return found
+    return [_procedure_status(store, name, outbox.get(name)) for name in sorted({*store.procedure_ids(), *outbox})]
+
+
+def _procedure_status(store: Store, procedure_id: str, pending: Pending | None) -> ProcedureStatus:
+    found = known_header(store, procedure_id)
+    damage, header = (found, Header()) if isinstance(found, str) else (None, found)
+    return ProcedureStatus(
+        procedure_id=procedure_id,
+        version=header.version,
+        pushed_version=header.pushed,
+        dirty=header.dirty or damage is not None,
+        entries=header.log_length,
+        status=header.status,
+        parked_reason=pending.parked if pending and pending.parked else damage,
+        last_error=pending.error if pending else None,
+        attempts=pending.attempts if pending else 0,
+        next_attempt=pending.moment if pending and pending.parked is None else None,
+        dirty_since=pending.since if pending and header.dirty else None,
+    )

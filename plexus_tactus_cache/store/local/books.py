@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
@@ -21,8 +22,11 @@ from urllib.parse import unquote
 import orjson
 
 from plexus_tactus_cache.document.encoded import Changes, Part, unpack
+from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.reconcile.journal import ConflictRecord
 from plexus_tactus_cache.store.local.parts import OnRows, quoted
+
+log = logging.getLogger("plexus_tactus_cache")
 
 
 class BookRows(OnRows):
@@ -103,7 +107,7 @@ class BookRows(OnRows):
 
     def garbage(self, now: float) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for row, _ in self.rows.scan("garbage/"):
+        for row in self.rows.keys("garbage/"):
             due, procedure_id, key = row.split("/")
             if float(due) > now:
                 break
@@ -112,13 +116,13 @@ class BookRows(OnRows):
 
     def drop_garbage(self, procedure_id: str, keys: Iterable[str]) -> None:
         gone = {f"{quoted(procedure_id)}/{quoted(key)}" for key in keys}
-        rows = [row for row, _ in self.rows.scan("garbage/") if row.partition("/")[2] in gone]
+        rows = [row for row in self.rows.keys("garbage/") if row.partition("/")[2] in gone]
         self.rows.delete_rows(f"garbage/{row}" for row in rows)
 
     # --- the conflict journal -----------------------------------------------------------------------------
 
     def conflicts(self, *, resolved: bool = False) -> dict[int, ConflictRecord]:
-        rows = self.rows.scan("resolved/" if resolved else "conflict/")
+        rows = self._scan_what_is_whole("resolved/" if resolved else "conflict/")
         return {int(key): ConflictRecord.from_bytes(payload) for key, payload in rows}
 
     def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
@@ -127,12 +131,32 @@ class BookRows(OnRows):
             for known, other in self.conflicts().items():
                 if other._replace(at=record.at).to_bytes() == record.to_bytes():
                     return known
-            number = (self._json("conflicts") or 0) + 1
+            number = max(self._json_or_none("conflicts") or 0, *map(int, self._numbers())) + 1
             self._put_json("conflicts", number)
         self.rows.delete_rows((f"conflict/{number:09}", f"resolved/{number:09}"))
         folder = "conflict" if record.resolved is None else "resolved"
         self.rows.write_row(f"{folder}/{number:09}", record.to_bytes())
         return number
+
+    def _numbers(self) -> list[str]:
+        """The last of the open ones, and of the resolved."""
+        return [found for folder in ("conflict/", "resolved/") for found in self.rows.keys(folder)[-1:] or ["0"]]
+
+    def _scan_what_is_whole(self, prefix: str) -> list[tuple[str, bytes]]:
+        """As `Rows.scan`; what is damaged is said, and keeps nobody from the rest."""
+        try:
+            return self.rows.scan(prefix)
+        except CacheCorrupted:
+            found = []
+            for key in self.rows.keys(prefix):
+                try:
+                    payload = self.rows.read_row(prefix + key)
+                except CacheCorrupted as error:
+                    log.error("%s", error)
+                    continue
+                if payload is not None:
+                    found.append((key, payload))
+            return found
 
     # --- traces -------------------------------------------------------------------------------------------
 
@@ -140,7 +164,7 @@ class BookRows(OnRows):
         return self.rows.read_row(f"{kind}/{quoted(name)}")
 
     def traces(self, kind: str) -> list[bytes]:
-        found = {unquote(name): payload for name, payload in self.rows.scan(f"{kind}/")}
+        found = {unquote(name): payload for name, payload in self._scan_what_is_whole(f"{kind}/")}
         return [found[name] for name in sorted(found)]
 
     def put_trace(self, kind: str, name: str, payload: bytes) -> None:

@@ -6,6 +6,7 @@ checksums, so a row that is missing, or is an older one, is noticed like one tha
 
 from __future__ import annotations
 
+import logging
 import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable
@@ -16,11 +17,11 @@ from urllib.parse import quote
 import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted
-from plexus_tactus_cache.store.contract import Header, Lease, Link, Pending
+from plexus_tactus_cache.store.contract import Header, Lease
 from plexus_tactus_cache.store.local.rows import Rows
 
 Result = TypeVar("Result")
-_Record = TypeVar("_Record", Pending, Link)
+log = logging.getLogger("plexus_tactus_cache")
 
 LOG = ("log", "var")  # kinds of rows that a document can be read without
 REST = ("state", "lua", "extra", "outbox", "base", "sent", "old", "create", "uploads", "inline")
@@ -173,18 +174,22 @@ class OnRows:
 
     def _write_sheet(self, sheet: Sheet) -> None:
         if sheet.changed and sheet.tally is not None:
-            fields = [*(sheet.header or Header()), [sheet.tally.log, sheet.tally.rest]]
-            self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
             if sheet.is_new:
                 self._note_document(sheet.name, 1)
+            fields = [*(sheet.header or Header()), [sheet.tally.log, sheet.tally.rest]]
+            self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
 
     def _note_document(self, name: str, more: int) -> None:
         """There is one document more, or less: their number and the sum of the checksums of their names are kept."""
-        number, summed = self._documents_noted() or (0, 0)
+        number, summed = self._documents_noted() or self._documents_there()
         self._put_json("documents", [number + more, summed + more * zlib.crc32(name.encode())])
 
+    def _documents_there(self) -> tuple[int, int]:
+        names = self.rows.keys("doc/")
+        return len(names), sum(zlib.crc32(name.encode()) for name in names)
+
     def _documents_noted(self) -> tuple[int, int] | None:
-        found = self._json("documents")
+        found = self._json_or_none("documents")
         return None if found is None else (found[0], found[1])
 
     def _count(self, name: str) -> Tally:
@@ -250,12 +255,16 @@ class OnRows:
         payload = self.rows.read_row(key)
         return None if payload is None else orjson.loads(payload)
 
+    def _json_or_none(self, key: str) -> Any:
+        """As `_json`, for what can be done without: a damaged row is as good as none."""
+        try:
+            return self._json(key)
+        except CacheCorrupted as error:
+            log.error("%s; it is done without", error)
+            return None
+
     def _put_json(self, key: str, value: Any) -> None:
         self.rows.write_row(key, orjson.dumps(value))
-
-    def _load(self, kind: type[_Record], key: str) -> _Record | None:
-        payload = self.rows.read_row(key)
-        return None if payload is None else kind(*orjson.loads(payload))
 
 
 def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> None:

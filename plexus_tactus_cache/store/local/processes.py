@@ -17,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from plexus_tactus_cache.errors import LeaseLost
+from plexus_tactus_cache.errors import CacheCorrupted, LeaseLost
 from plexus_tactus_cache.store.contract import Leader, Lease, Link
 from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.lease import Held, LeaseFile, LocalLease
@@ -91,7 +91,10 @@ class ProcessRows(OnRows):
         return leader if held is Held.UNLOCKED or (held is Held.LOCKED and self._lease_file.is_held()) else None
 
     def _lease_row(self) -> tuple[Leader, Held] | None:
-        payload = self.rows.read_row("lease")
+        try:
+            payload = self.rows.read_row("lease")
+        except CacheCorrupted:  # above all generations that there can have been; whoever has one has lost it
+            return Leader("", 0.0, int(time.time()) // 10), Held.LOCKED
         if payload is None:
             return None
         leader, held = orjson.loads(payload)
@@ -118,7 +121,7 @@ class ProcessRows(OnRows):
     # --- link and requests --------------------------------------------------------------------------------
 
     def link(self) -> Link:
-        return self._load(Link, "link") or Link()
+        return Link(*(self._json_or_none("link") or ()))
 
     def put_link(self, link: Link) -> None:
         self._put_json("link", [*link])

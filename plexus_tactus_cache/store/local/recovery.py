@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from functools import partial
 from urllib.parse import unquote
 
@@ -52,8 +51,8 @@ class RecoveryRows(OutboxRows):
         names = self.rows.keys("doc/")
         headless = {name for kind in (*LOG, *REST) for name in self._names(kind)}.difference(names)
         found = [f"the header of procedure {unquote(name)!r} is missing from the store" for name in sorted(headless)]
-        noted = self._documents_noted() or (0, 0)
-        there = len(names), sum(zlib.crc32(name.encode()) for name in names)
+        there = self._documents_there()
+        noted = self._documents_noted() or there
         if there != noted and noted[0] - there[0] != len(headless):
             found.append(f"the store had {noted[0]} procedures and has {there[0]}: rows are missing, or are not ours")
         return found

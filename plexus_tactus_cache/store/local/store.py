@@ -232,8 +232,8 @@ class LocalStore(RecoveryRows, BookRows, ProcessRows):
         for kind in (*LOG, *REST):
             self._drop_from(procedure_id, kind)
         if self.rows.checksum_of(f"doc/{sheet.name}") is not None:
-            self.rows.delete_row(f"doc/{sheet.name}")
             self._note_document(sheet.name, -1)
+            self.rows.delete_row(f"doc/{sheet.name}")
         del self._current.sheets[procedure_id]
 
     def sweep(self, procedure_id: str) -> Header | None:
