@@ -6,17 +6,15 @@ CPython runs signal handlers when a Python function is entered and when a C func
 
 from __future__ import annotations
 
-import gc
 import itertools
 import logging
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+import interrupts
 import pytest
 
 from plexus_tactus_cache.errors import StoreBusy
@@ -44,39 +42,8 @@ def other(directory: Path, rows: Rows) -> Iterator[Rows]:
 
 
 def interrupted(work: Work, at: int, again: int = 0) -> bool:
-    """Run `work` with a KeyboardInterrupt at that event: whether it came so far.
-
-    With `again`, a second one when so many functions were entered after the first.
-    """
-    events = calls = 0
-
-    def profile(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal events
-        if event in ("call", "c_return"):
-            events += 1
-            if events == at:
-                if again:
-                    sys.settrace(trace)
-                raise KeyboardInterrupt  # ends the profiling
-
-    def trace(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == again:
-            raise KeyboardInterrupt  # ends the tracing
-
-    tracing = sys.gettrace()  # of who measures coverage
-    gc.disable()  # in a callback of the collector's, such as the one that Hypothesis has, Python swallows an interrupt
-    sys.setprofile(profile)
-    try:
-        work()
-    except (KeyboardInterrupt, Oops, StoreBusy):
-        pass
-    finally:
-        sys.setprofile(None)
-        sys.settrace(tracing)
-        gc.enable()
-    return events >= at
+    """As in interrupts.py; the work may fail besides, and wait in vain."""
+    return interrupts.interrupted(work, at, again, (Oops, StoreBusy))
 
 
 def write(rows: Rows, key: str) -> None:
