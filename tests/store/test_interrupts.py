@@ -136,9 +136,10 @@ def test_an_interrupt_leaves_no_connection_open(rows: Rows, directory: Path) -> 
 
 
 def test_an_interrupt_anywhere_while_the_log_is_shortened(
-    rows: Rows, other: Rows, monkeypatch: pytest.MonkeyPatch
+    directory: Path, other: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "_LOG_BYTES", 0)
+    monkeypatch.setattr(database, "LOG_PAGES", 1)
+    rows = open_rows(directory, "normal")  # shortens the log at each commit
     for at in itertools.count(1):
         key = f"{at:05}"
         reached = interrupted(lambda key=key: write(rows, key), at)  # type: ignore[misc]

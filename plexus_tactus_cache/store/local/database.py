@@ -2,7 +2,7 @@
 
 A transaction is one call, `transaction(work)`, in one frame: whatever is raised inside it, by a signal handler between
 any two instructions too, passes through its `finally`. Whether a thread is inside one is known by that frame, never by
-asking the connection: a frame that is not on the thread's stack any more owns nothing; what it left open is undone.
+asking the connection: a call that is over owns nothing; what it left open is undone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Result = TypeVar("Result")
 log = logging.getLogger("plexus_tactus_cache")
 
 _SYNCHRONOUS = {"full": 2, "normal": 1}
-_LOG_BYTES = 4 * 2**20  # of SQLite's write-ahead log, above which it is brought into the database
+LOG_PAGES = 1000  # of SQLite's write-ahead log, above which it is brought into the database
+_PAGE = 4096 + 24  # bytes
 _PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
 _numbers = itertools.count(1)
 _inherited: list[object] = []  # connections of a fork inside a transaction: neither used nor, by the collector, closed
@@ -59,7 +60,6 @@ class Database:
     def __init__(self, file: Path, place: Path, *, durability: str, lock: WriterLock, lock_timeout: float) -> None:
         self._file = file
         self._place = place
-        self._log_file = file.with_name(f"{file.name}-wal")
         self._lock = lock
         self._timeout = lock_timeout
         full = int(durability == "full")
@@ -67,8 +67,9 @@ class Database:
             f"PRAGMA synchronous = {_SYNCHRONOUS[durability]}",
             f"PRAGMA fullfsync = {full}",  # on macOS nothing else survives a power cut
             f"PRAGMA checkpoint_fullfsync = {full}",
-            "PRAGMA wal_autocheckpoint = 0",  # that happens under the writer's lock: see `_bound_log`
-            f"PRAGMA journal_size_limit = {_LOG_BYTES}",
+            # What brings the log into the database is a commit, so it happens under the writer's lock.
+            f"PRAGMA wal_autocheckpoint = {LOG_PAGES}",
+            f"PRAGMA journal_size_limit = {LOG_PAGES * _PAGE}",
             "PRAGMA mmap_size = 0",  # a mapped file that shrinks or fails kills the process
             "PRAGMA cache_size = 8192",
         )
@@ -162,11 +163,12 @@ class Database:
 
         A thread that waits for the writer's lock is not inside.
         """
+        mine = self._in_order()
         self._slots_lock.acquire()
         for slot in list(self._slots):
             slot.lock.acquire()
             self._held.append(slot)
-            if slot.owner is None or not _is_running(slot.owner):  # only the thread that forks can be inside one
+            if slot is not mine or slot.owner is None:  # only the thread that forks can be inside one
                 _disconnect(slot)
 
     def go_on(self) -> None:
@@ -219,7 +221,6 @@ class Database:
                     if slot.connection is not connection:
                         raise LocalStoreError("the process forked inside a transaction: it is the parent's")
                     self.execute("COMMIT")
-                    self._bound_log(connection)
             finally:
                 self._end(slot)
         except BaseException:
@@ -269,9 +270,14 @@ class Database:
             slot.ticket = None
         slot.owner = None
 
-    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
-        """All rows of one statement: the one place where the database's errors become ours."""
+    def execute(self, statement: str, values: tuple[Any, ...] = (), *, write: bool = False) -> list[Any]:
+        """All rows of one statement: the one place where the database's errors become ours.
+
+        Raises RuntimeError for one that writes, outside of a transaction.
+        """
         slot = self._in_order()
+        if write and (slot.owner is None or not slot.writing):
+            raise RuntimeError("a row is written outside of a transaction")
         try:
             with slot.lock:
                 connection = slot.connection or self._connect(slot)
@@ -286,16 +292,6 @@ class Database:
         """Something else each time that others may have committed since; a new connection of ours cannot know."""
         version: int = self.execute("PRAGMA data_version")[0][0]
         return self._slot().number, version
-
-    def _bound_log(self, connection: sqlite3.Connection) -> None:
-        """Bring the log into the database when it has grown, under the writer's lock: no commit can meet it."""
-        try:
-            size = self._log_file.stat().st_size
-            if size > _LOG_BYTES:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")  # as far as readers allow
-        except (sqlite3.Error, OSError) as error:
-            # What was committed stays in the log, so nothing is lost; the next commit tries again.
-            log.warning("the log of %s could not be shortened: %s", self._place, error)
 
     def translated(self, error: sqlite3.Error) -> LocalStoreError:
         """The error of ours that an error of SQLite's is."""
@@ -322,10 +318,9 @@ def _disconnect(slot: _Slot) -> None:
 
 
 def _is_running(frame: FrameType) -> bool:
-    """Whether `frame` is on this thread's stack."""
-    found: FrameType | None = sys._getframe()
-    while found is not None:
-        if found is frame:
-            return True
-        found = found.f_back
+    """Whether the call that `frame` is of is still going on; one that is over is let go of."""
+    try:
+        frame.clear()
+    except RuntimeError:  # "cannot clear an executing frame"
+        return True
     return False

@@ -29,13 +29,17 @@ class _Files:
 
     def __init__(self, lock: Path, turnstile: Path) -> None:
         self.lock = self.turnstile = -1
+        self.waiting = False  # whether the turnstile may be locked
         self.lock = _open(lock)
         self.turnstile = _open(turnstile)
 
     def let_go(self) -> None:
-        for file in (self.turnstile, self.lock):
-            if file >= 0:
-                fcntl.flock(file, fcntl.LOCK_UN)
+        if self.lock < 0:
+            return  # closed: a fork left them to the parent
+        if self.waiting:
+            fcntl.flock(self.turnstile, fcntl.LOCK_UN)
+            self.waiting = False
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
 
     def close(self) -> None:
         files, self.lock, self.turnstile = (self.lock, self.turnstile), -1, -1
@@ -94,9 +98,11 @@ class WriterLock:
                 raise StoreBusy(f"other threads of this process are writing in {self._paths[0].parent}")
             ticket.wait(min(left, _SLICE))
         ticket.files = files = self._open()
+        files.waiting = True
         self._wait_for(files.turnstile, deadline)
         self._wait_for(files.lock, deadline)
         fcntl.flock(files.turnstile, fcntl.LOCK_UN)
+        files.waiting = False
         os.pwrite(files.lock, f"{os.getpid():<10}\n".encode(), 0)
 
     def release(self, ticket: Ticket) -> None:

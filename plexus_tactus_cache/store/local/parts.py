@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -123,8 +124,8 @@ class OnRows:
 
     def _header_and_tally(self, procedure_id: str) -> tuple[Header | None, Tally | None]:
         """As this transaction has them so far."""
-        if self.rows.database.writing and procedure_id in self._current.sheets:
-            sheet = self._current.sheets[procedure_id]
+        if self.rows.database.writing and procedure_id in self._current.ids:
+            sheet = self._sheet_of(procedure_id)
             if sheet.tally is not None:
                 return sheet.header, sheet.tally
         return self._read_header(procedure_id)
@@ -160,6 +161,9 @@ class OnRows:
             raise RuntimeError("a document is written outside of a transaction")
         if procedure_id not in self._current.ids:
             raise RuntimeError(f"the transaction is not about procedure {procedure_id!r}")
+        return self._sheet_of(procedure_id)
+
+    def _sheet_of(self, procedure_id: str) -> Sheet:
         sheet = self._current.sheets.get(procedure_id)
         if sheet is None:
             name = quoted(procedure_id)
@@ -277,6 +281,7 @@ def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> No
         )
 
 
+@lru_cache(4096)
 def quoted(text: str) -> str:
     """Percent-encoded, as a part of a key."""
     return quote(text, safe="")

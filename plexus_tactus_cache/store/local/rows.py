@@ -159,9 +159,7 @@ class Rows:
         self._write(_DELETE_RANGE, _range(prefix, start))
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        if not self.database.writing:
-            raise RuntimeError("a row is written outside of a transaction")
-        self.database.execute(statement, values)
+        self.database.execute(statement, values, write=True)
 
     def scan(self, prefix: str, start: str = "", end: str | None = None) -> list[tuple[str, bytes]]:
         """All rows whose key starts with `prefix`, from `prefix + start` to below `prefix + end`, by key.
