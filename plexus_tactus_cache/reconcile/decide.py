@@ -148,9 +148,12 @@ def _log(base: Digests, local: Digests, remote: Digests) -> _LogPlan:
     return _LogPlan(None, parts_at)
 
 
-def _cut_off(log: _LogPlan, taken: Side | None, local: Digests, remote: Digests, envelope: Envelope) -> list[SetAside]:
-    """What of the logs is in neither the result nor replaced by something else."""
-    if taken == "remote" and len(remote.log) < len(local.log):
+def _cut_off(
+    log: _LogPlan, taken: Side | None, before: Digests, local: Digests, remote: Digests, envelope: Envelope
+) -> list[SetAside]:
+    """What of the logs is not in the result, and whose writer did not replace it himself."""
+    unseen = local.log != before.log and log.parts_at < len(local.log)  # of entries that Plexus's writer cannot know
+    if taken == "remote" and (len(remote.log) < len(local.log) or unseen):
         reason = "the procedure was reset in Plexus" if log.reset else "the log was cut short in Plexus"
         return [SetAside("execution_log", log.parts_at, "remote", reason)]
     if envelope.beyond.keys() - set(local.log):
@@ -164,7 +167,8 @@ def _cut_off(log: _LogPlan, taken: Side | None, local: Digests, remote: Digests,
 
 def _adopt(base: Base | None, local: Digests, theirs: Digests, remote: Remote) -> Plan:
     """All of the remote; what was not fetched is here already."""
-    log = _log(base.digests if base is not None else Digests(), local, theirs)
+    before = base.digests if base is not None else Digests()
+    log = _log(before, local, theirs)
     fetched = {"checkpoints", "state", "lua_state", BOOK} - remote.unchanged
     return Plan(
         Action.ADOPT,
@@ -174,7 +178,7 @@ def _adopt(base: Base | None, local: Digests, theirs: Digests, remote: Remote) -
         take_extras=BOOK in fetched and (theirs.extras is not None or local.extras is not None),
         take_state=frozenset({*local.state, *theirs.state}) if "state" in fetched else frozenset(),
         take_lua_state=frozenset({*local.lua_state, *theirs.lua_state}) if "lua_state" in fetched else frozenset(),
-        set_aside=tuple(_cut_off(log, "remote", local, theirs, remote.envelope)),
+        set_aside=tuple(_cut_off(log, "remote", before, local, theirs, remote.envelope)),
     )
 
 
@@ -189,7 +193,7 @@ def _merge(base: Base | None, local: Digests, remote: Digests, envelope: Envelop
         aside.append(SetAside("execution_log", log.parts_at, on_fork, TWO_WAYS))
         log = _LogPlan(on_fork, log.parts_at)
     else:
-        aside += _cut_off(log, log.side, local, remote, envelope)
+        aside += _cut_off(log, log.side, before, local, remote, envelope)
     # A log that was there before anybody here looked has not gone on.
     winner: Side = "remote" if log.side == "remote" and base is not None else "local"
     take_extras = _side(before.extras, local.extras, remote.extras)

@@ -6,7 +6,7 @@ import pytest
 from conftest import OpenCache
 from helpers import append, parked_reason, remote_results
 
-from plexus_tactus_cache import ProcedureCache
+from plexus_tactus_cache import ProcedureCache, ProcedureMetadata
 from plexus_tactus_cache.testing.simulator import Simulator
 
 
@@ -51,3 +51,25 @@ def test_an_unsaved_change_does_not_hide_what_another_process_wrote_though_the_o
     assert open_offline().storage("p").state_get("p", "k") == {"n": "mine"}
     storage.save_procedure_metadata("p", live)
     assert storage._cache.conflicts() == [conflict]
+
+
+def test_a_log_built_here_that_a_shorter_one_in_plexus_replaces_is_in_the_journal(
+    plexus: Simulator, open_cache: OpenCache
+) -> None:
+    """Shorter than what was there before, though not shorter than ours, and PENDING: that is a reset."""
+    plexus.put("p", status="PENDING", metadata={})
+    ours = open_cache("ours", background=False)
+    for result in ("one", "two", "three"):
+        append(ours.storage("p"), result)
+    assert ours.flush(10)
+    theirs = open_cache("theirs", background=False)
+    theirs.storage("p").checkpoint_clear_all("p")
+    append(theirs.storage("p"), "theirs", run_id="other")
+    append(theirs.storage("p"), "theirs too", run_id="other")
+    assert theirs.flush(10)
+    ours.storage("p").save_procedure_metadata("p", ProcedureMetadata(procedure_id="p"))
+    append(ours.storage("p"), "built", run_id="clone")
+    assert ours.flush(10)
+    assert remote_results(plexus, "p") == ["theirs", "theirs too"]
+    (conflict,) = ours.conflicts()
+    assert [entry.result for entry in conflict.local] == ["built"]
