@@ -59,16 +59,17 @@ def test_a_log_built_here_that_a_shorter_one_in_plexus_replaces_is_in_the_journa
     """Shorter than what was there before, though not shorter than ours, and PENDING: that is a reset."""
     plexus.put("p", status="PENDING", metadata={})
     ours = open_cache("ours", background=False)
+    storage = ours.storage("p")
     for result in ("one", "two", "three"):
-        append(ours.storage("p"), result)
+        append(storage, result)
     assert ours.flush(10)
     theirs = open_cache("theirs", background=False)
     theirs.storage("p").checkpoint_clear_all("p")
     append(theirs.storage("p"), "theirs", run_id="other")
     append(theirs.storage("p"), "theirs too", run_id="other")
     assert theirs.flush(10)
-    ours.storage("p").save_procedure_metadata("p", ProcedureMetadata(procedure_id="p"))
-    append(ours.storage("p"), "built", run_id="clone")
+    storage.save_procedure_metadata("p", ProcedureMetadata(procedure_id="p"))
+    append(storage, "built", run_id="clone")
     assert ours.flush(10)
     assert remote_results(plexus, "p") == ["theirs", "theirs too"]
     (conflict,) = ours.conflicts()
