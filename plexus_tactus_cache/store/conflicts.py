@@ -22,7 +22,7 @@ def resolve(store: Store, conflict_id: str, keep: Side, transaction: Callable[[s
     number = int(conflict_id) if conflict_id.isdecimal() else 0
 
     def find() -> ConflictRecord:
-        found = store.conflicts().get(number) or store.conflicts(resolved=True).get(number)
+        found = store.conflict(number)
         if found is None:
             raise ConflictNotFound(f"there is no conflict {conflict_id!r} in {store.location}")
         return found

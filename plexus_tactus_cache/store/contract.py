@@ -282,8 +282,14 @@ class Garbage(Protocol):
 class Journal(Protocol):
     """The conflict journal."""
 
-    def conflicts(self, *, resolved: bool = False) -> dict[int, ConflictRecord]:
-        """The open conflicts, or those that were resolved, by number."""
+    def conflicts(self, *, resolved: bool = False, procedure_id: str | None = None) -> dict[int, ConflictRecord]:
+        """The open conflicts, or those that were resolved, by number; of all documents, or of one."""
+
+    def conflict(self, number: int) -> ConflictRecord | None:
+        """The one of that number, open or resolved."""
+
+    def open_conflicts(self) -> int:
+        """How many there are, without reading them."""
 
     def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
         """Store a conflict, by default under a new number; one that is open already is not stored again."""

@@ -262,7 +262,8 @@ class Documents:
         record = ConflictRecord(procedure_id, "execution_log", position, "remote", SUPERSEDED, time.time(), None, None)
         if position == len(own.log):
             return live.superseded or 0
-        number = live.superseded if live.superseded in self._store.conflicts() else None
+        known = self._store.conflict(live.superseded) if live.superseded else None
+        number = live.superseded if known is not None and known.resolved is None else None
         return self._store.put_conflict(log_record(record, own, document), number)
 
     def _note_overridden(self, procedure_id: str, live: LiveDocument, document: Document, delta: Delta) -> None:

@@ -125,7 +125,7 @@ class Reconciler:
     ) -> None:
         """Write what the plan sets aside into the conflict journal; a fork that is none any more is closed there."""
         old = self._store.old(procedure_id) if plan.set_aside else {}
-        undecided = open_fork(self._store.conflicts().items(), procedure_id)
+        undecided = open_fork(self._store.conflicts(procedure_id=procedure_id).items(), procedure_id)
         for aside in plan.set_aside:
             record = record_of(aside, procedure_id, local, remote, base, old, now)
             if aside.kept is None:
@@ -138,7 +138,7 @@ class Reconciler:
                     "procedure %s: %s: the %s one is kept (%s)", procedure_id, aside.part, aside.kept, aside.reason
                 )
         if undecided is not None and plan.action is not Action.PARK:
-            record = self._store.conflicts()[undecided]
+            record = self._store.conflicts(procedure_id=procedure_id)[undecided]
             side: Side = "remote" if plan.take_log else "local"
             self._store.put_conflict(record._replace(kept=side, resolved=side), undecided)
 

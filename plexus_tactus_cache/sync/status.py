@@ -70,7 +70,7 @@ def cache_status(
         dirty=len(dirty),
         oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty), default=None),
         parked=sum(pending.parked is not None for pending in outbox.values()),
-        conflicts=len(store.conflicts()),
+        conflicts=store.open_conflicts(),
         last_success=link.last_success,
         next_attempt=next_attempt,
         leader=leads,

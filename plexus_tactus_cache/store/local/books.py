@@ -1,4 +1,4 @@
-"""Bookkeeping: what syncing remembers of each document, its objects in S3, the conflict journal, and traces.
+"""Bookkeeping: what syncing remembers of each document, its objects in S3, and traces.
 
 | row                        | holds                                                                         |
 |----------------------------|-------------------------------------------------------------------------------|
@@ -8,13 +8,11 @@
 | `uploads/<id>`             | our objects in S3 that the record, or a push without an answer, may refer to  |
 | `garbage/<due>/<id>/<key>` | those that nothing refers to any more, by when they may be deleted            |
 | `inline/<id>`              | how many bytes the record has room for, where that is less than usual         |
-| `conflict/<n>`, `resolved/<n>` | the conflict journal (reconcile/journal.py); `conflicts` is its counter   |
 | `run/<id>`, `breakpoints/<name>` | traces                                                                  |
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import unquote
@@ -22,15 +20,11 @@ from urllib.parse import unquote
 import orjson
 
 from plexus_tactus_cache.document.encoded import Changes, Part, unpack
-from plexus_tactus_cache.errors import CacheCorrupted
-from plexus_tactus_cache.reconcile.journal import ConflictRecord
 from plexus_tactus_cache.store.local.parts import OnRows, quoted
-
-log = logging.getLogger("plexus_tactus_cache")
 
 
 class BookRows(OnRows):
-    """The books of a local store; see Bookkeeping, Garbage, Journal and Traces in contract.py."""
+    """The books of a local store; see Bookkeeping, Garbage and TraceTable in contract.py."""
 
     # --- of one document ----------------------------------------------------------------------------------
 
@@ -118,45 +112,6 @@ class BookRows(OnRows):
         gone = {f"{quoted(procedure_id)}/{quoted(key)}" for key in keys}
         rows = [row for row in self.rows.keys("garbage/") if row.partition("/")[2] in gone]
         self.rows.delete_rows(f"garbage/{row}" for row in rows)
-
-    # --- the conflict journal -----------------------------------------------------------------------------
-
-    def conflicts(self, *, resolved: bool = False) -> dict[int, ConflictRecord]:
-        rows = self._scan_what_is_whole("resolved/" if resolved else "conflict/")
-        return {int(key): ConflictRecord.from_bytes(payload) for key, payload in rows}
-
-    def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
-        """Store a conflict, by default under a new number; one that is open already is not stored again."""
-        if number is None:
-            for known, other in self.conflicts().items():
-                if other._replace(at=record.at).to_bytes() == record.to_bytes():
-                    return known
-            number = max(self._json_or_none("conflicts") or 0, *map(int, self._numbers())) + 1
-            self._put_json("conflicts", number)
-        self.rows.delete_rows((f"conflict/{number:09}", f"resolved/{number:09}"))
-        folder = "conflict" if record.resolved is None else "resolved"
-        self.rows.write_row(f"{folder}/{number:09}", record.to_bytes())
-        return number
-
-    def _numbers(self) -> list[str]:
-        """The last of the open ones, and of the resolved."""
-        return [found for folder in ("conflict/", "resolved/") for found in self.rows.keys(folder)[-1:] or ["0"]]
-
-    def _scan_what_is_whole(self, prefix: str) -> list[tuple[str, bytes]]:
-        """As `Rows.scan`; what is damaged is said, and keeps nobody from the rest."""
-        try:
-            return self.rows.scan(prefix)
-        except CacheCorrupted:
-            found = []
-            for key in self.rows.keys(prefix):
-                try:
-                    payload = self.rows.read_row(prefix + key)
-                except CacheCorrupted as error:
-                    log.error("%s", error)
-                    continue
-                if payload is not None:
-                    found.append((key, payload))
-            return found
 
     # --- traces -------------------------------------------------------------------------------------------
 

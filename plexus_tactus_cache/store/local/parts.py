@@ -253,6 +253,22 @@ class OnRows:
             for checksum in found:
                 sheet.count(kind, checksum, None)
 
+    def _scan_what_is_whole(self, prefix: str) -> list[tuple[str, bytes]]:
+        """As `Rows.scan`; what is damaged is said, and keeps nobody from the rest."""
+        try:
+            return self.rows.scan(prefix)
+        except CacheCorrupted:
+            found = []
+            for key in self.rows.keys(prefix):
+                try:
+                    payload = self.rows.read_row(prefix + key)
+                except CacheCorrupted as error:
+                    log.error("%s", error)
+                    continue
+                if payload is not None:
+                    found.append((key, payload))
+            return found
+
     # --- rows as JSON -------------------------------------------------------------------------------------
 
     def _json(self, key: str) -> Any:

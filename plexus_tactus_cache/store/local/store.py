@@ -25,6 +25,7 @@ from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local.books import BookRows
+from plexus_tactus_cache.store.local.journal import JournalRows
 from plexus_tactus_cache.store.local.parts import LOG, REST, check_counted, quoted
 from plexus_tactus_cache.store.local.processes import ProcessRows
 from plexus_tactus_cache.store.local.recovery import RecoveryRows
@@ -33,7 +34,7 @@ from plexus_tactus_cache.store.local.rows import Rows
 FORMATS = (1, 2)  # those that are read; the last is written
 
 
-class LocalStore(RecoveryRows, BookRows, ProcessRows):
+class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     """The documents in one directory; a Store.
 
     Args:
@@ -93,6 +94,7 @@ class LocalStore(RecoveryRows, BookRows, ProcessRows):
             for procedure_id in self.procedure_ids():
                 self._sheet(procedure_id).changed = True  # counts its rows
                 self._note_document(quoted(procedure_id), 1)
+            self._index_conflicts()
             for procedure_id, pending in self.outbox().items():
                 self._drop(procedure_id, "outbox")
                 self.put_pending(procedure_id, pending)  # with its place by the time that it is due

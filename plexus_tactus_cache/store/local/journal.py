@@ -1,0 +1,89 @@
+"""The conflict journal of a local store.
+
+| row                            | holds                                                                  |
+|--------------------------------|------------------------------------------------------------------------|
+| `conflict/<n>`, `resolved/<n>` | a `ConflictRecord` (reconcile/journal.py), open or dealt with          |
+| `conflicts`                    | the last number                                                        |
+| `conflict-of/<id>/<n>`         | nothing: the open ones of a document                                   |
+| `same/<digest>`                | the number of the open one that says just that                         |
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from plexus_tactus_cache.document.plain import digest
+from plexus_tactus_cache.errors import CacheCorrupted
+from plexus_tactus_cache.reconcile.journal import ConflictRecord
+from plexus_tactus_cache.store.local.parts import OnRows, quoted
+
+
+class JournalRows(OnRows):
+    """See Journal in contract.py."""
+
+    def conflicts(self, *, resolved: bool = False, procedure_id: str | None = None) -> dict[int, ConflictRecord]:
+        if procedure_id is None:
+            rows = self._scan_what_is_whole("resolved/" if resolved else "conflict/")
+            return {int(key): ConflictRecord.from_bytes(payload) for key, payload in rows}
+        if resolved:
+            return {n: one for n, one in self.conflicts(resolved=True).items() if one.procedure_id == procedure_id}
+        numbers = map(int, self.rows.keys(f"conflict-of/{quoted(procedure_id)}/"))
+        return {number: found for number in numbers if (found := self.conflict(number)) is not None}
+
+    def conflict(self, number: int) -> ConflictRecord | None:
+        for folder in ("conflict", "resolved"):
+            payload = self.rows.read_row(f"{folder}/{number:09}")
+            if payload is not None:
+                return ConflictRecord.from_bytes(payload)
+        return None
+
+    def open_conflicts(self) -> int:
+        return self.rows.count("conflict/")
+
+    def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
+        if number is None:
+            known: int | None = self._json_or_none(_same(record))
+            if known is not None:
+                return known
+            number = self._next_number()
+            self._put_json("conflicts", number)
+        else:
+            self._drop_conflict(number)
+        if record.resolved is not None:
+            self.rows.write_row(f"resolved/{number:09}", record.to_bytes())
+        else:
+            self._put_open(record, number)
+        return number
+
+    def _put_open(self, record: ConflictRecord, number: int) -> None:
+        self.rows.write_row(f"conflict/{number:09}", record.to_bytes())
+        self.rows.write_row(f"conflict-of/{quoted(record.procedure_id)}/{number:09}", b"")
+        self._put_json(_same(record), number)
+
+    def _drop_conflict(self, number: int) -> None:
+        try:
+            before = self.conflict(number)
+        except CacheCorrupted:
+            before = None  # what is kept besides points to nothing then, and is passed over
+        if before is not None and before.resolved is None:
+            self.rows.delete_row(f"conflict-of/{quoted(before.procedure_id)}/{number:09}")
+            if self._json_or_none(_same(before)) == number:
+                self.rows.delete_row(_same(before))
+        self.rows.delete_rows((f"conflict/{number:09}", f"resolved/{number:09}"))
+
+    def _next_number(self) -> int:
+        last: int | None = self._json_or_none("conflicts")
+        if last is None:
+            numbers = (int(key) for folder in ("conflict/", "resolved/") for key in self.rows.keys(folder)[-1:])
+            last = max(numbers, default=0)
+        return last + 1
+
+    def _index_conflicts(self) -> None:
+        """Of a store of format 1."""
+        for number, record in self.conflicts().items():
+            self._put_open(record, number)
+
+
+def _same(record: ConflictRecord) -> str:
+    """The row of those that say the same, whenever it was."""
+    return f"same/{digest(orjson.loads(record._replace(at=0.0).to_bytes()))}"
