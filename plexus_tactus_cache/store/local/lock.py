@@ -17,7 +17,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from plexus_tactus_cache.errors import CacheClosed, StoreBusy, StoreReadOnly
+from plexus_tactus_cache.errors import CacheClosed, StoreBusy
+from plexus_tactus_cache.store.local.directory import open_file
 
 LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
 _PAUSE = 0.0005  # seconds between looks at a lock that another process holds
@@ -29,8 +30,8 @@ class _Files:
 
     def __init__(self, lock: Path, turnstile: Path) -> None:
         self.lock = self.turnstile = -1
-        self.lock = _open(lock)
-        self.turnstile = _open(turnstile)
+        self.lock = open_file(lock)
+        self.turnstile = open_file(turnstile)
 
     def let_go(self) -> None:
         for file in (self.turnstile, self.lock):
@@ -165,10 +166,3 @@ class WriterLock:
                         "long: end it, or let it go on"
                     ) from None
             time.sleep(_PAUSE)
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise StoreReadOnly(f"{path} cannot be opened: {error.strerror}") from error
