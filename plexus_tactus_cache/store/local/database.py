@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import forks
+from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 
 Result = TypeVar("Result")
@@ -320,34 +321,6 @@ class Database:
         if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): move the directory aside")
         return LocalStoreError(f"the local store in {self._place} failed: {text}")
-
-
-def uri(file: Path, options: str) -> str:
-    """How SQLite is asked to open a file with options."""
-    return f"{file.absolute().as_uri()}?{options}"
-
-
-def connected(uri: str, pragmas: Iterable[str]) -> sqlite3.Connection:
-    """A connection on which these have been executed. Raises sqlite3.Error."""
-    connection = sqlite3.connect(
-        uri,
-        uri=True,
-        timeout=0,  # we wait ourselves: SQLite's waiting cannot be interrupted
-        isolation_level=None,
-        check_same_thread=False,  # a fork closes it from the thread that forks
-    )
-    try:
-        for pragma in pragmas:
-            connection.execute(pragma)
-    except BaseException:  # an interrupt too: its traceback must not keep open what no fork would find
-        connection.close()
-        raise
-    return connection
-
-
-def is_busy(error: sqlite3.Error) -> bool:
-    """Whether somebody else is in the way, for the moment."""
-    return "locked" in str(error) or "busy" in str(error)
 
 
 def disconnect(slot: Slot) -> None:

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from plexus_tactus_cache.errors import LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
-from plexus_tactus_cache.store.local.database import Database, Slot, connected, disconnect, is_busy, uri
+from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
+from plexus_tactus_cache.store.local.database import Database, Slot, disconnect
 from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
 from plexus_tactus_cache.store.local.lock import WriterLock
 
