@@ -26,6 +26,7 @@ from plexus_tactus_cache.errors import (
     LocalStoreError,
     ProcedureNotFound,
     RemoteUnavailable,
+    StoreReadOnly,
 )
 from plexus_tactus_cache.reconcile.decide import Side
 from plexus_tactus_cache.remote.attachments import s3_or_none
@@ -42,7 +43,7 @@ from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store.conflicts import conflicts, resolve
 from plexus_tactus_cache.store.documents import Documents
-from plexus_tactus_cache.store.local import LocalStore
+from plexus_tactus_cache.store.local import LocalStore, unwritable
 from plexus_tactus_cache.store.traces import Traces
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.sync.first_load import revalidate
@@ -72,11 +73,13 @@ class ProcedureCache:
         dashboard_state: makes the view of a state that Plexus's dashboard shows, or None to leave it as it is; default:
             Plexus's projection, where the record has one or the state is an optimizer's.
         background: False: no sync thread, so nothing is pushed but by `sync` and `flush`.
+        read_only: only look: no file is changed, and nobody waited for, so that works beside running workers, on
+            read-only media and for stores of other users. What would write raises StoreReadOnly.
 
     Raises:
-        StoreReadOnly: there is no store in the directory and none can be made.
+        StoreReadOnly: there is no store in the directory and none can be made: it is not ours, or not writable.
         EndpointMismatch: the directory belongs to another API endpoint.
-        CacheCorrupted: the database is damaged.
+        CacheCorrupted: the database is damaged, gone, emptied, or that of another store.
     """
 
     def __init__(
@@ -87,8 +90,10 @@ class ProcedureCache:
         *,
         background: bool = True,
         dashboard_state: Projection | None = None,
+        read_only: bool = False,
     ) -> None:
         self._background = background
+        self._read_only = read_only
         self._projection = dashboard_state
         self.settings = settings or CacheSettings()
         self._client = client_or_none(client, timeout=self.settings.request_timeout)
@@ -96,12 +101,17 @@ class ProcedureCache:
         self.endpoint = endpoint_of(self._client)
         self.directory = Path(directory).expanduser() if directory else default_directory(self.endpoint)
         self._store = LocalStore(
-            self.directory, durability=self.settings.durability, lock_timeout=self.settings.lock_timeout
+            self.directory,
+            durability=self.settings.durability,
+            lock_timeout=self.settings.lock_timeout,
+            read_only=read_only,
         )
         if self.endpoint is not None:
             self._store.check(self.endpoint)
         self._closed = False
         self.documents = Documents(self._store, self.settings.push_interval)
+        if read_only:
+            self.documents.problem = unwritable(self.directory)  # that it is only looked at is none
         self.traces = Traces(self._store, partial(self.documents.transaction, ()))
         self._start()
         _open_caches.add(self)
@@ -206,13 +216,16 @@ class ProcedureCache:
     def pull(self, procedure_id: str) -> None:
         """Read one procedure from Plexus now and reconcile with it.
 
-        Raises RemoteUnavailable when Plexus does not answer, ProcedureNotFound when neither side knows it.
+        Raises RemoteUnavailable when Plexus does not answer, ProcedureNotFound when neither side knows it,
+        StoreReadOnly.
         """
         self.check_open()
         if is_builtin(procedure_id):
             raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
+        if self._store.read_only:
+            raise StoreReadOnly(self._store.read_only)
         if self._engine is None:
-            raise RemoteUnavailable(self._store.read_only or f"no client: {self._way_out}")
+            raise RemoteUnavailable(f"no client: {self._way_out}")
         self._bind()
         try:
             remote = self._engine.pull(procedure_id, time.time())
@@ -246,10 +259,16 @@ class ProcedureCache:
             now,
             endpoint=self.endpoint,
             has_client=self._client is not None,
-            next_attempt=self._engine.next_due(now) if self._engine else None,
+            next_attempt=self._next_attempt(now),
             leads=self._leadership.held,
-            problem=self.documents.problem,
+            problem=self.documents.problem or (self._thread.problem if self._thread else None),
         )
+
+    def _next_attempt(self, now: float) -> float | None:
+        engine = self._engine
+        if engine is None and self._read_only and self._client is not None:  # others push
+            engine = SyncEngine(self._store, Procedures(self._client, None), self.settings)
+        return engine.next_due(now) if engine else None
 
     def procedures(self) -> list[ProcedureStatus]:
         """Where each stored procedure stands, by id."""

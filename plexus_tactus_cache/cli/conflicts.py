@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.cli.common import print_json, when
+from plexus_tactus_cache.cli.common import look_at_store, print_json, when
 from plexus_tactus_cache.document.models import CheckpointEntry
 
 
@@ -15,7 +15,7 @@ def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add `conflicts` and `resolve` to the command line."""
     conflicts = commands.add_parser("conflicts", parents=[common], help="the values that reconciling set aside")
     conflicts.add_argument("--resolved", action="store_true", help="those that were dealt with")
-    conflicts.set_defaults(run=_conflicts)
+    conflicts.set_defaults(run=_conflicts, open=look_at_store)
     resolve = commands.add_parser("resolve", parents=[common], help="let one side of a conflict be the value")
     resolve.add_argument("conflict_id", metavar="CONFLICT")
     resolve.add_argument("--keep", choices=("local", "remote"), required=True)

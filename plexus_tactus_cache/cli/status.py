@@ -7,16 +7,16 @@ import time
 from typing import Any
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.cli.common import print_json, when
+from plexus_tactus_cache.cli.common import look_at_store, print_json, when
 from plexus_tactus_cache.document.reports import CacheStatus, ProcedureStatus
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     """Add `status` and `ls` to the command line."""
     status = commands.add_parser("status", parents=[common], help="what is not in Plexus yet, why, and what is next")
-    status.set_defaults(run=_status)
+    status.set_defaults(run=_status, open=look_at_store)
     ls = commands.add_parser("ls", parents=[common], help="the stored procedures, one a line")
-    ls.set_defaults(run=_ls)
+    ls.set_defaults(run=_ls, open=look_at_store)
 
 
 def _status(cache: ProcedureCache, options: argparse.Namespace) -> int:

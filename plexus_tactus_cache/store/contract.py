@@ -342,6 +342,10 @@ class Store(Transactions, DocumentTable, Outbox, Bookkeeping, Garbage, Journal, 
         """Where it is, for a person; no secrets."""
 
     @property
+    def store_id(self) -> str:
+        """Random, and the same for all openers; empty for an older store that has none yet, and is only looked at."""
+
+    @property
     def read_only(self) -> str | None:
         """Why nothing can be written; None where it can."""
 

@@ -26,6 +26,7 @@ class SyncThread:
         self._leadership = leadership
         self._interval = settings.push_interval
         self._patience = min(self._interval, LOOK_AROUND)
+        self.problem: str | None = None  # why the store cannot be used
         self._news = store.wakeups()
         self._lease: Lease | None = None  # under which the store was put in order
         self._stop = threading.Event()
@@ -48,14 +49,18 @@ class SyncThread:
     def _loop(self) -> None:
         while not self._stop.is_set():
             try:
-                self._news.wait(self._step())
+                seconds = self._step()
+                self.problem = None
+                self._news.wait(seconds)
             except CacheClosed:
                 return
             except LeaseLost as error:
                 log.warning("%s", error)
                 self._leadership.release()
             except LocalStoreError as error:
-                log.warning("the store cannot be used for syncing at the moment: %s", error)
+                if self.problem != str(error):  # said once
+                    self.problem = str(error)
+                    log.error("the store cannot be used for syncing, which is tried again all the time: %s", error)
                 self._stop.wait(self._interval * 5)
             except Exception as error:  # noqa: BLE001 - a thread that dies would leave procedures waiting for ever
                 log.error("syncing met an internal error and goes on: %s at %s", type(error).__name__, place_of(error))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from plexus_tactus_cache.errors import StoreFull, StoreReadOnly
+from plexus_tactus_cache.store.local.directory import INDEX
 from plexus_tactus_cache.store.local.rows import Rows
 from store.on_rows import MEGABYTE, fork, open_rows, put, put_all
 
@@ -115,16 +116,21 @@ def test_writes_that_only_the_log_holds_are_read_from_a_read_only_disk(read_only
     rows.close()
 
 
-def test_the_copy_of_a_read_only_store_is_removed(
+def test_the_copy_of_a_read_only_store_is_no_file_any_more(
     read_only: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    place = read_only(_filled)
+
+    def fill(place: Path) -> None:
+        assert fork(lambda: put(open_rows(place / "store"), "a", b"1"))() == 0  # without closing: the log stays
+        (place / "store" / INDEX).unlink()  # and nothing says what is in it
+
+    place = read_only(fill)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     rows = open_rows(place / "store")
-    assert list(temporary.iterdir())
+    assert rows.read_row("a") == b"1"
     assert fork(lambda: None)() == 0
     assert rows.read_row("a") == b"1"
-    rows.close()
     assert not list(temporary.iterdir())
+    rows.close()

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from plexus_tactus_cache.errors import CacheCorrupted, StoreReadOnly
 from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.store.local.lock import LOCK_NAME, TURNSTILE_NAME
-from plexus_tactus_cache.store.local.rows import Rows
+from plexus_tactus_cache.store.local.marker import MARKER
+from plexus_tactus_cache.store.local.rows import STORE, Rows
 from store.on_rows import MEGABYTE, in_thread, open_rows, put, put_all, tamper
 
-FILES = {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK_NAME, TURNSTILE_NAME}
+FILES = {MARKER, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK_NAME, TURNSTILE_NAME}
 
 
 def pragma(rows: Rows, name: str) -> Any:
@@ -173,7 +174,7 @@ def test_a_scan_returns_what_starts_with_the_prefix(
     everything = {key for name in names for key in (name, prefix + name, f"{prefix[:-1]}{name}", f"p{name}")}
 
     def fill() -> None:
-        rows.database.execute("DELETE FROM Cache")
+        rows.database.execute("DELETE FROM Cache WHERE key <> ?", (STORE,))
         for key in everything:
             rows.write_row(key, key.encode())
 

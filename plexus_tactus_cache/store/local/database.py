@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import sqlite3
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import forks
+from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 
 Result = TypeVar("Result")
@@ -34,13 +36,14 @@ _numbers = itertools.count(1)
 _inherited: list[object] = []  # connections of a fork inside a transaction: neither used nor, by the collector, closed
 
 
-class _Slot:
+class Slot:
     """One thread's connection, and the lock under which it is used; a fork takes all of them."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
         self.number = 0  # of the connection, among all that there were
+        self.view: object = None  # of the connection: see looking.py
         self.owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
         self.writing = False  # which of both
         self.ticket: Ticket | None = None  # of the transaction
@@ -74,23 +77,24 @@ class Database:
             "PRAGMA cache_size = 8192",
         )
         self._closed = False
+        self._identity: tuple[int, int] | None = None  # of the file that the connections are on
         self._begin_anew()
         forks.register(self)
 
     def _begin_anew(self) -> None:
         """With no connection at all, as a child process must."""
         self._local = threading.local()
-        self._slots: weakref.WeakSet[_Slot] = weakref.WeakSet()  # a thread that ends takes its connection along
+        self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # a thread that ends takes its connection along
         self._slots_lock = threading.Lock()
-        self._held: list[_Slot] = []  # while the process forks
+        self._held: list[Slot] = []  # while the process forks
 
     # --- connections --------------------------------------------------------------------------------------
 
-    def _slot(self) -> _Slot:
+    def _slot(self) -> Slot:
         """This thread's."""
-        slot: _Slot | None = getattr(self._local, "slot", None)
+        slot: Slot | None = getattr(self._local, "slot", None)
         if slot is None:
-            slot = _Slot()
+            slot = Slot()
             with self._slots_lock:
                 self._slots.add(slot)
             self._local.slot = slot
@@ -101,32 +105,39 @@ class Database:
         slot = self._slot()
         return slot.connection or self._connect(slot)
 
-    def _connect(self, slot: _Slot) -> sqlite3.Connection:
+    def _connect(self, slot: Slot) -> sqlite3.Connection:
         """Raises CacheClosed after `close`."""
         self._refuse_when_closed()
         deadline = time.monotonic() + self._timeout
         while True:
-            connection = None
             try:
-                connection = sqlite3.connect(
-                    self._file,
-                    timeout=0,  # we wait ourselves: SQLite's waiting cannot be interrupted
-                    isolation_level=None,
-                    check_same_thread=False,  # a fork closes it from the thread that forks
-                )
-                for pragma in self._pragmas:
-                    connection.execute(pragma)
-                slot.connection, slot.number = connection, next(_numbers)
-                return connection
-            except BaseException as error:
-                if connection is not None:
-                    connection.close()
-                if not isinstance(error, sqlite3.Error):
-                    raise  # an interrupt: its traceback must not keep open what no fork would find
+                slot.connection = self._new_connection(slot)
+                slot.number = next(_numbers)
+                return slot.connection
+            except sqlite3.Error as error:
                 # Another process that opens, closes or recovers holds the whole database for a moment.
-                if not _is_busy(error) or time.monotonic() >= deadline:
+                if not is_busy(error) or time.monotonic() >= deadline:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)
+
+    def _new_connection(self, slot: Slot) -> sqlite3.Connection:
+        """One for that slot. Raises sqlite3.Error, LocalStoreError."""
+        self._check_file()
+        return connected(uri(self._file, "mode=rw"), self._pragmas)  # it never makes a new, empty one
+
+    def _check_file(self) -> None:
+        """Raises CacheCorrupted when the file was taken away, or replaced: what is written to it would be lost."""
+        try:
+            found = os.stat(self._file)
+        except FileNotFoundError as error:
+            raise CacheCorrupted(f"{self._file} is gone; {self._place} had a store in it") from error
+        except OSError as error:
+            raise StoreReadOnly(f"{self._file} cannot be opened: {error.strerror}") from error
+        identity = found.st_dev, found.st_ino
+        if self._identity is None:
+            self._identity = identity
+        if self._identity != identity:
+            raise CacheCorrupted(f"{self._file} was replaced while it was in use: open the store again")
 
     def _refuse_when_closed(self) -> None:
         if self._closed:
@@ -136,7 +147,7 @@ class Database:
         """Close this thread's connection; it is opened again when it is needed."""
         slot = self._slot()
         with slot.lock:
-            _disconnect(slot)
+            disconnect(slot)
 
     def close(self, timeout: float) -> None:
         """Close every thread's connection; one that a thread is using after `timeout` seconds is left to that thread.
@@ -152,7 +163,7 @@ class Database:
         for slot in slots:
             if slot.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 try:
-                    _disconnect(slot)
+                    disconnect(slot)
                 finally:
                     slot.lock.release()
 
@@ -169,7 +180,7 @@ class Database:
             slot.lock.acquire()
             self._held.append(slot)
             if slot is not mine or slot.owner is None:  # only the thread that forks can be inside one
-                _disconnect(slot)
+                disconnect(slot)
 
     def go_on(self) -> None:
         """Also after a `hold_still` that an interrupt ended, which Python reports and forks all the same."""
@@ -193,7 +204,7 @@ class Database:
         slot = self._in_order()
         return slot.owner is not None and slot.writing
 
-    def _in_order(self) -> _Slot:
+    def _in_order(self) -> Slot:
         """This thread's slot; what an interrupt has left open in it, and nobody owns, is undone."""
         slot = self._slot()
         if slot.owner is not None and not _is_running(slot.owner):
@@ -216,6 +227,7 @@ class Database:
                 self._lock.acquire(slot.ticket, deadline)
                 with slot.lock:
                     connection = slot.connection or self._connect(slot)
+                    self._check_file()
                     self._begin(connection, deadline, "BEGIN IMMEDIATE")
                     result = work()
                     if slot.connection is not connection:
@@ -251,11 +263,11 @@ class Database:
                 connection.execute(statement)
                 return
             except sqlite3.Error as error:
-                if not _is_busy(error) or time.monotonic() >= deadline:
+                if not is_busy(error) or time.monotonic() >= deadline:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)  # some program that is not ours: it knows nothing of our lock
 
-    def _end(self, slot: _Slot) -> None:
+    def _end(self, slot: Slot) -> None:
         """Undo what is open, and let others write. To be called as often as one likes."""
         with slot.lock:
             connection = slot.connection
@@ -300,18 +312,15 @@ class Database:
             return StoreFull(f"the disk of {self._place} is full: free some space; nothing acknowledged is lost")
         if "readonly" in text or "unable to open" in text:
             return StoreReadOnly(f"{self._place} cannot be written: {text}")
-        if _is_busy(error):
+        if is_busy(error):
             return StoreBusy(f"another program holds the database in {self._place}: {text}")
         if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): move the directory aside")
         return LocalStoreError(f"the local store in {self._place} failed: {text}")
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
-    return "locked" in str(error) or "busy" in str(error)
-
-
-def _disconnect(slot: _Slot) -> None:
+def disconnect(slot: Slot) -> None:
+    """Close the connection of a slot, whose lock the caller has."""
     connection, slot.connection = slot.connection, None
     if connection is not None:
         connection.close()

@@ -1,26 +1,30 @@
-"""The directory of a local store: made, found writable or not, and copied where it can only be read."""
+"""The directory of a local store: its files, made privately and durably; its database; and a copy to look at."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 import diskcache
 
-from plexus_tactus_cache.errors import StoreReadOnly
+from plexus_tactus_cache.errors import LocalStoreError, StoreFull, StoreReadOnly
 
 DATABASE: str = diskcache.core.DBNAME
+LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _PAUSE = 0.005  # seconds
+_CHUNK = 2**20  # bytes
 # Whoever closes a file ends all POSIX locks that its process has on it, those of SQLite's connections too: another
 # process would think itself alone, and delete the log that they write (sqlite.org/howtocorrupt.html, §2.2).
-_never_closed: list[BinaryIO] = []
+_never_closed: dict[tuple[int, int], int] = {}
+_reading = threading.Lock()
 _SETTINGS = {
     "eviction_policy": "none",
     "cull_limit": 0,
@@ -36,9 +40,7 @@ _SETTINGS = {
 _MADE_LAST = "Settings_size_delete"  # of all that diskcache makes in a new database
 
 
-def holds_store(directory: Path) -> bool:
-    """Whether there is a store in the directory. Looks, and changes nothing."""
-    return (directory / DATABASE).is_file()
+# --- files ------------------------------------------------------------------------------------------------
 
 
 def make_durably(directory: Path) -> None:
@@ -48,78 +50,156 @@ def make_durably(directory: Path) -> None:
     if not directory.parent.exists():
         make_durably(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    parent = os.open(directory.parent, os.O_RDONLY)
+    keep_entries(directory.parent)
+
+
+def keep_entries(directory: Path) -> None:
+    """Make durable which files are in a directory."""
+    file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(parent)
+        os.fsync(file)
     finally:
-        os.close(parent)
+        os.close(file)
 
 
-def prepare(directory: Path) -> bool:
-    """Make the directory private and ready to be written; False where it holds a store that can only be read.
+def open_file(path: Path) -> int:
+    """Open a file of the store's, or make it: private, and its directory's owner's, should root make it.
 
-    Raises StoreReadOnly when it can be neither.
+    Raises StoreFull, StoreReadOnly.
     """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        make_durably(directory)
-        directory.chmod(0o700)
-        with tempfile.TemporaryFile(dir=directory):  # asks the file system: root passes every other check
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
             pass
-        database = directory / DATABASE
-        if database.exists() and not os.access(database, os.R_OK | os.W_OK):  # not by opening it: see `_never_closed`
-            return False
-    except FileExistsError as error:
-        raise StoreReadOnly(f"{directory} is not a directory") from error
+        file = os.open(path, flags | os.O_CREAT, 0o600)
+        try:
+            owner = path.parent.stat()
+            if owner.st_uid != os.geteuid():
+                os.fchown(file, owner.st_uid, owner.st_gid)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
     except OSError as error:
-        if not holds_store(directory):
-            raise StoreReadOnly(f"{directory} cannot be created or written: {error.strerror}") from error
+        raise unusable(path, error) from error
+
+
+def unwritable(directory: Path) -> str | None:
+    """Why not even the owner can write there; None where nothing speaks against it. Looks only."""
+    places = directory, directory / DATABASE
+    try:
+        frozen = os.statvfs(directory).f_flag & os.ST_RDONLY
+        ours = directory.stat().st_uid == os.geteuid()
+    except OSError as error:
+        return str(unusable(directory, error))
+    if frozen or (ours and not all(os.access(place, os.W_OK) for place in places)):
+        return f"{directory} cannot be written; what it holds can be read"
+    return None
+
+
+def unusable(path: Path, error: OSError) -> LocalStoreError:
+    """The error of ours for one that a file met."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreFull(f"the disk of {path} is full: free some space; nothing acknowledged is lost")
+    if error.errno == errno.ELOOP:
+        return StoreReadOnly(f"{path} is a link: put the file itself in its place")
+    return StoreReadOnly(f"{path} cannot be opened or written: {error.strerror}")
+
+
+# --- the database -----------------------------------------------------------------------------------------
+
+
+def has_database(directory: Path) -> bool:
+    """Whether there is one; an empty file is none."""
+    try:
+        return (directory / DATABASE).stat().st_size > 0
+    except OSError:
         return False
-    return True
 
 
 def is_made(directory: Path) -> bool:
     """Whether `make_database` has nothing to do. Looks, and writes no row."""
-    if not holds_store(directory):
+    if not has_database(directory):
         return False
     try:
-        with closing(sqlite3.connect(directory / DATABASE, timeout=0)) as connection:
-            mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-            made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_MADE_LAST,)).fetchone()
-            found = dict(connection.execute("SELECT key, value FROM Settings"))
+        with closing(_connect(directory)) as connection:
+            return _has_tables(connection) and _is_set(connection)
     except sqlite3.Error:
         return False
-    return mode == "wal" and made is not None and _SETTINGS.items() <= found.items()
 
 
 def make_database(directory: Path, timeout: float) -> None:
     """Make the database of a diskcache directory, or take away what another opener of it may have set.
 
     diskcache is a cache: it evicts, and keeps large values in files that are never fsynced (plexus-facts.md §10).
-    These settings, which are kept in the database, are without all of that. To be called under the writer's lock: it
-    writes, and waits a minute for others, whatever `timeout` is. Raises sqlite3.Error, LocalStoreError.
+    These settings, which are kept in the database, are without all of that. To be called under the writer's lock:
+    waits for programs that know nothing of it, for `timeout` seconds. Raises sqlite3.Error, LocalStoreError.
     """
     deadline = time.monotonic() + timeout
+    if not (directory / DATABASE).exists():
+        os.close(open_file(directory / DATABASE))  # SQLite would make it for everybody to read
     while True:
         try:
-            diskcache.Cache(str(directory), timeout=timeout, **_SETTINGS).close()
-            break
-        except diskcache.Timeout:
-            if time.monotonic() >= deadline:
+            with closing(_connect(directory)) as connection:
+                connection.execute("BEGIN IMMEDIATE")  # diskcache would wait for others, a minute for each statement
+                if _has_tables(connection):
+                    connection.executemany("INSERT OR REPLACE INTO Settings VALUES (?, ?)", _SETTINGS.items())
+                    connection.execute("COMMIT")
+                    connection.execute("PRAGMA journal_mode = wal")
+                    return
+                connection.execute("ROLLBACK")
+            diskcache.Cache(str(directory), **_SETTINGS).close()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise
         except OSError as error:
-            raise StoreReadOnly(f"{directory} cannot be used: {error.strerror}") from error
+            raise unusable(directory, error) from error
         time.sleep(_PAUSE)
-    for file in directory.glob(f"{DATABASE}*"):
-        file.chmod(0o600)
+
+
+def _connect(directory: Path) -> sqlite3.Connection:
+    return sqlite3.connect(directory / DATABASE, timeout=0, isolation_level=None)
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_MADE_LAST,)).fetchone()
+    return found is not None
+
+
+def _is_set(connection: sqlite3.Connection) -> bool:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    found = dict(connection.execute("SELECT key, value FROM Settings"))
+    return bool(mode == "wal" and _SETTINGS.items() <= found.items())
+
+
+# --- a copy -----------------------------------------------------------------------------------------------
 
 
 def copy(directory: Path) -> Path:
-    """A copy of a store that cannot be written: SQLite has to write beside a database even to read it."""
+    """A copy of the database of a store, log included, in a directory of its own. Raises OSError."""
     made = Path(tempfile.mkdtemp(prefix="plexus-tactus-cache-"))
-    for file in directory.glob(f"{DATABASE}*"):
-        if not file.name.endswith("-shm"):  # rebuilt from the log
-            source = file.open("rb")
-            _never_closed.append(source)
-            with (made / file.name).open("wb") as target:
-                shutil.copyfileobj(source, target)
+    try:
+        for name in (DATABASE, LOG, JOURNAL):  # not the index: it is rebuilt from the log
+            try:
+                _copy(directory / name, made / name)
+            except FileNotFoundError:
+                pass
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
     return made
+
+
+def _copy(source: Path, target: Path) -> None:
+    found = source.stat()
+    with _reading, target.open("wb") as written:
+        file = _never_closed.get((found.st_dev, found.st_ino))
+        if file is None:
+            file = _never_closed[found.st_dev, found.st_ino] = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        offset = 0
+        while chunk := os.pread(file, _CHUNK, offset):
+            written.write(chunk)
+            offset += len(chunk)

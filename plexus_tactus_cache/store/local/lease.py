@@ -22,8 +22,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal, Protocol
 
-from plexus_tactus_cache.errors import StorageError, StoreReadOnly
+from plexus_tactus_cache.errors import StorageError
 from plexus_tactus_cache.store.contract import LEASE_SECONDS
+from plexus_tactus_cache.store.local.directory import open_file
 
 LEASE_NAME = "leader.lock"
 May = Literal["free", "from the living"]
@@ -124,10 +125,7 @@ class LeaseFile:
 
     def _open(self) -> int:
         if self._file is None:
-            try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            except OSError as error:
-                raise StoreReadOnly(f"{self._path} cannot be opened: {error.strerror}; nothing is synced") from error
+            self._file = open_file(self._path)
         return self._file
 
     # --- forks --------------------------------------------------------------------------------------------

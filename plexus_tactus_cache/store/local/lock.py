@@ -17,7 +17,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from plexus_tactus_cache.errors import CacheClosed, StoreBusy, StoreReadOnly
+from plexus_tactus_cache.errors import CacheClosed, StoreBusy
+from plexus_tactus_cache.store.local.directory import open_file
 
 LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
 _PAUSE = 0.0005  # seconds between looks at a lock that another process holds
@@ -30,8 +31,8 @@ class _Files:
     def __init__(self, lock: Path, turnstile: Path) -> None:
         self.lock = self.turnstile = -1
         self.waiting = False  # whether the turnstile may be locked
-        self.lock = _open(lock)
-        self.turnstile = _open(turnstile)
+        self.lock = open_file(lock)
+        self.turnstile = open_file(turnstile)
 
     def let_go(self) -> None:
         if self.lock < 0:
@@ -171,10 +172,3 @@ class WriterLock:
                         "long: end it, or let it go on"
                     ) from None
             time.sleep(_PAUSE)
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise StoreReadOnly(f"{path} cannot be opened: {error.strerror}") from error

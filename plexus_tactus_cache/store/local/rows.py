@@ -6,26 +6,30 @@ behind a checksum; every row stays until it is deleted; every error of the datab
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import time
-import weakref
+import uuid
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
+import orjson
+
 from plexus_tactus_cache.errors import CacheCorrupted, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
-from plexus_tactus_cache.store.local import forks
+from plexus_tactus_cache.store.local import forks, marker
 from plexus_tactus_cache.store.local.database import Database
 from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
+from plexus_tactus_cache.store.local.looking import LookingDatabase
+from plexus_tactus_cache.store.local.marker import FORMATS, Marker
 
 Result = TypeVar("Result")
 
 MODE_RAW = 1  # how diskcache marks a value that is in its row, as it is
+STORE = "store"  # the key of the row that every store has: its id, its format and more
 _CHECKSUM_BYTES = 4
 _UPSERT = (
     "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value)"
@@ -43,6 +47,7 @@ _FIRST = _KEYS + " LIMIT 1"
 _PREFIX = f"SELECT substr(CAST(value AS BLOB), 1, {_CHECKSUM_BYTES})"
 _CHECKSUMS = _PREFIX + _RANGE
 _CHECKSUM_OF = _PREFIX + " FROM Cache WHERE key = ? AND raw = 1"
+_IS_STORE = "SELECT 1 FROM Cache WHERE key = 'store' AND raw = 1"
 _DELETE_RANGE = "DELETE" + _RANGE
 
 
@@ -53,70 +58,155 @@ class Rows:
 
     Args:
         lock_timeout: seconds that a write waits for others.
+        read_only: change nothing, and wait for nobody: see looking.py.
+
+    Opening raises StoreReadOnly where no store is and none may be made, CacheCorrupted where one has lost something.
     """
 
-    def __init__(self, directory: Path, *, durability: str, lock_timeout: float) -> None:
+    def __init__(self, directory: Path, *, durability: str, lock_timeout: float, read_only: bool = False) -> None:
         self.path = directory
         self.read_only: str | None = None
-        self._remove_copy: weakref.finalize[..., Rows] | None = None
+        self.store_id = ""
         self.lock = WriterLock(directory)
-        self._options: dict[str, Any] = {"durability": durability, "lock_timeout": lock_timeout}
+        self._timeout = lock_timeout
         with forks.opening:  # diskcache's start-up has a connection that no fork may meet
-            if not directories.prepare(directory):
-                self._open_copy(f"{directory} cannot be written; what it holds can be read")
-                return
-            try:
-                self._open(directory)
-            except StoreFull as error:  # opening writes, too
-                if not directories.holds_store(directory):
-                    raise
-                self._open_copy(f"{error}; then open it again. What it holds can be read")
+            why = f"{directory} was opened to look at it only" if read_only else marker.take(directory)
+            if why is None:
+                self.database = Database(
+                    directory / DATABASE, directory, lock=self.lock, durability=durability, lock_timeout=lock_timeout
+                )
+                why = self._open_to_write()
+            if why is not None:
+                self.read_only = why
+                self.database = LookingDatabase(directory / DATABASE, directory, lock_timeout=lock_timeout)
+                self._open_with(self._check_store)
 
-    def _open_copy(self, why: str) -> None:
-        self.read_only = why
-        copy = directories.copy(self.path)
-        self._remove_copy = weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
-        self.lock = WriterLock(copy)
-        self._open(copy)
-        forks.register(self)
+    def _open_to_write(self) -> str | None:
+        """Why it can only be read, if that is so."""
+        try:
+            self._open_with(self._make_store)
+        except StoreFull as error:  # opening writes, too
+            found = marker.read(self.path)
+            if not directories.has_database(self.path) or (found is not None and found.creating):
+                raise
+            return f"{error}; then open it again. What it holds can be read"
+        return None
 
-    def _open(self, directory: Path) -> None:
-        self.database = Database(directory / DATABASE, self.path, lock=self.lock, **self._options)
-        if not directories.is_made(directory):
-            self._make(directory, self._options["lock_timeout"])
-        self.read_row("")  # whatever is wrong with the database is known now
+    def _open_with(self, find_out: Callable[[], None]) -> None:
+        try:
+            find_out()
+        except BaseException:
+            self.database.close(0)
+            raise
 
-    def _make(self, directory: Path, timeout: float) -> None:
+    # --- what the directory holds ---------------------------------------------------------------------------
+
+    def _make_store(self) -> None:
+        """Know which store it is; make it, or what is still missing of it. See marker.py."""
+        found = marker.read(self.path)
+        if not found.creating if found is not None else (self.path / DATABASE).exists():
+            self._look_first()
+        if found is None or found.creating:
+            self._under_lock(self._make_files)
+            self.database.transaction(self._put_identity)
+            self.mark()
+        self._check_store()
+        if not directories.is_made(self.path):
+            self._under_lock(lambda: directories.make_database(self.path, self._timeout))
+
+    def _look_first(self) -> None:
+        """So that what is not ours, or has files of two stores in it, stays as it is."""
+        Rows(self.path, durability="normal", lock_timeout=self._timeout, read_only=True).close()
+
+    def _make_files(self) -> None:
+        if marker.read(self.path) is None and not (self.path / DATABASE).exists():
+            marker.write(self.path, Marker(uuid.uuid4().hex, FORMATS[-1], creating=True))
+        self.path.chmod(0o700)
+        if not directories.is_made(self.path):
+            directories.make_database(self.path, self._timeout)
+
+    def _put_identity(self) -> None:
+        found, row = marker.read(self.path), self._store_row()
+        if row is None and found is not None and found.creating:
+            row = {"endpoint": None, "format": FORMATS[-1]}
+        if row is not None and "store_id" not in row:
+            store_id = uuid.uuid4().hex if found is None else found.store_id
+            self.write_row(STORE, orjson.dumps({**row, "store_id": store_id}))
+
+    def mark(self) -> None:
+        """Let the marker say what the row `store` says."""
+
+        def work() -> None:
+            row = self._store_row()
+            if row is None:
+                raise self._emptied()
+            wanted = Marker(row["store_id"], row["format"])
+            if marker.read(self.path) != wanted:
+                marker.write(self.path, wanted)
+
+        self._under_lock(work)
+
+    def _check_store(self) -> None:
+        """Raises StoreReadOnly where no store is, CacheCorrupted where it is not the one that the marker says."""
+        found = marker.read(self.path)
+        if found is not None and not found.creating and not directories.has_database(self.path):
+            raise CacheCorrupted(
+                f"{self.path} is a store, but its database ({DATABASE}) is gone or empty: {marker.WAY_OUT}"
+            )
+        row = self._store_row() if directories.has_database(self.path) else None
+        if row is None:
+            if found is not None and not found.creating:
+                raise self._emptied()
+            what = "there is no store in" if found or not marker.holds_store(self.path) else "no store of ours is in"
+            raise StoreReadOnly(
+                f"{what} {self.path}: name another directory (argument directory=, or PLEXUS_CACHE_DIR)"
+            )
+        self.store_id = row.get("store_id", "")
+        if found is not None and self.store_id != found.store_id:
+            raise CacheCorrupted(
+                f"{self.path} is store {found.store_id}, but its database ({DATABASE}) is that of store "
+                f"{self.store_id or 'without an id'}: {marker.WAY_OUT}"
+            )
+
+    def _store_row(self) -> dict[str, Any] | None:
+        if not self.database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'"):
+            return None
+        found = self.database.execute(_READ, (STORE,))
+        row: dict[str, Any] | None = orjson.loads(self._checked(STORE, *found[0])) if found else None
+        return row
+
+    def _found_nothing(self) -> None:
+        """To be asked whenever a row is not there: raises CacheCorrupted when that is because none is."""
+        if not self.database.execute(_IS_STORE):
+            raise self._emptied()
+
+    def _emptied(self) -> CacheCorrupted:
+        return CacheCorrupted(
+            f"the database in {self.path} has lost what it held, another program has emptied it: {marker.WAY_OUT}"
+        )
+
+    def _under_lock(self, work: Callable[[], None]) -> None:
+        """Do what is no transaction of ours as the only writer."""
         ticket = Ticket()
         try:
-            self.lock.acquire(ticket, time.monotonic() + timeout)
-            directories.make_database(directory, timeout)
+            self.lock.acquire(ticket, time.monotonic() + self._timeout)
+            work()
         except sqlite3.Error as error:
             raise self.database.translated(error) from error
+        except OSError as error:
+            raise directories.unusable(self.path, error) from error
         finally:
             self.lock.release(ticket)
+
+    # --- the opener -----------------------------------------------------------------------------------------
 
     def release_thread(self) -> None:
         """Close this thread's connection; it is opened again when it is needed."""
         self.database.release_thread()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Close every thread's connection, waiting that many seconds for those in use; a copy goes too."""
+        """Close every thread's connection, waiting that many seconds for those in use."""
         self.database.close(timeout)
-        if self._remove_copy is not None:
-            self._remove_copy()
-
-    # as a Forkable: the copy is the parent's to remove
-
-    def hold_still(self) -> None:
-        """Nothing of its own is in the middle of anything."""
-
-    def go_on(self) -> None:
-        """Nothing was held."""
-
-    def leave_to_parent(self) -> None:
-        if self._remove_copy is not None:
-            self._remove_copy.detach()
 
     # --- transactions -------------------------------------------------------------------------------------
 
@@ -135,7 +225,10 @@ class Rows:
     def read_row(self, key: str) -> bytes | None:
         """The bytes under `key`, or None. Raises CacheCorrupted when they are not those that were written."""
         found = self.database.execute(_READ, (key,))
-        return self._checked(key, *found[0]) if found else None
+        if not found:
+            self._found_nothing()
+            return None
+        return self._checked(key, *found[0])
 
     def write_row(self, key: str, payload: bytes) -> int:
         """Put `payload` under `key`: its checksum."""
@@ -170,7 +263,7 @@ class Rows:
 
     def scan_summed(self, prefix: str, start: str = "", end: str | None = None) -> tuple[list[tuple[str, bytes]], int]:
         """As `scan`, and the sum of their checksums."""
-        found = self.database.execute(_SCAN, _range(prefix, start, end))
+        found = self._range(_SCAN, prefix, start, end)
         cut, raw, crc32 = len(prefix), MODE_RAW, zlib.crc32
         rows: list[tuple[str, bytes]] = []
         total = 0
@@ -198,6 +291,8 @@ class Rows:
     def keys(self, prefix: str, start: str = "", end: str | None = None, *, limit: int = -1) -> list[str]:
         """The rests of the keys that `scan` returns, without a look at the rows; the first `limit` of them."""
         found = self.database.execute(_KEYS + " LIMIT ?", (*_range(prefix, start, end), limit))
+        if not found:
+            self._found_nothing()
         cut = len(prefix)
         return [key[cut:] for (key,) in found]
 
@@ -208,8 +303,14 @@ class Rows:
 
     def first(self, prefix: str) -> str | None:
         """The rest of the first key that starts with `prefix`; None when there is none."""
-        found = self.database.execute(_FIRST, _range(prefix))
+        found = self._range(_FIRST, prefix)
         return found[0][0][len(prefix) :] if found else None
+
+    def _range(self, statement: str, prefix: str, start: str = "", end: str | None = None) -> list[Any]:
+        found = self.database.execute(statement, _range(prefix, start, end))
+        if not found:
+            self._found_nothing()
+        return found
 
     def _checked(self, key: str, mode: int, filename: str | None, value: Any) -> bytes:
         if mode == MODE_RAW and filename is None and isinstance(value, bytes):

@@ -26,12 +26,11 @@ from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local.books import BookRows
 from plexus_tactus_cache.store.local.journal import JournalRows
+from plexus_tactus_cache.store.local.marker import FORMATS
 from plexus_tactus_cache.store.local.parts import LOG, REST, check_counted, quoted
 from plexus_tactus_cache.store.local.processes import ProcessRows
 from plexus_tactus_cache.store.local.recovery import RecoveryRows
 from plexus_tactus_cache.store.local.rows import Rows
-
-FORMATS = (1, 2)  # those that are read; the last is written
 
 
 class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
@@ -41,6 +40,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         durability: `full`: a write that returned survives a power cut; `normal`: it survives a crash.
         lock_timeout: seconds that a write waits for others.
         clock: seconds that never jump.
+        read_only: look at a store, and change nothing.
     """
 
     def __init__(
@@ -50,8 +50,10 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         durability: str = "full",
         lock_timeout: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        read_only: bool = False,
     ) -> None:
-        super().__init__(Rows(directory, durability=durability, lock_timeout=lock_timeout), directory, clock)
+        rows = Rows(directory, durability=durability, lock_timeout=lock_timeout, read_only=read_only)
+        super().__init__(rows, directory, clock)
         self.directory = directory
         self._prepare()
 
@@ -62,6 +64,10 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     @property
     def read_only(self) -> str | None:
         return self.rows.read_only
+
+    @property
+    def store_id(self) -> str:
+        return self.rows.store_id
 
     def release_thread(self) -> None:
         self.rows.release_thread()
@@ -74,23 +80,25 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     @property
     def endpoint(self) -> str | None:
-        found = self._json("store")
-        return None if found is None else found["endpoint"]
+        found: str | None = self._json("store")["endpoint"]
+        return found
 
     def _prepare(self) -> None:
-        found = self._json("store")
-        if found is not None and found["format"] not in FORMATS:
+        written: int = self._json("store")["format"]
+        if written not in FORMATS:
+            self.close()
             raise CacheCorrupted(
-                f"{self.directory} has format {found['format']}, this version reads {FORMATS[-1]}: "
+                f"{self.directory} has format {written}, this version reads {FORMATS[-1]}: "
                 "use the version that wrote it"
             )
-        if (found is None or found["format"] != FORMATS[-1]) and not self.read_only:
+        if written != FORMATS[-1] and not self.read_only:
             self.transaction(self.procedure_ids(), self._upgrade)
+            self.rows.mark()
 
     def _upgrade(self) -> None:
-        """Make a new store, or one of format 1, one of this format."""
+        """Make a store of format 1 one of this format."""
         found = self._json("store")
-        if found is not None and found["format"] == 1:
+        if found["format"] == 1:
             for procedure_id in self.procedure_ids():
                 self._sheet(procedure_id).changed = True  # counts its rows
                 self._note_document(quoted(procedure_id), 1)
@@ -98,7 +106,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
             for procedure_id, pending in self.outbox().items():
                 self._drop(procedure_id, "outbox")
                 self.put_pending(procedure_id, pending)  # with its place by the time that it is due
-        self._put_json("store", {"endpoint": None, **(found or {}), "format": FORMATS[-1]})
+        self._put_json("store", {**found, "format": FORMATS[-1]})
 
     def check(self, endpoint: str) -> None:
         found = self.endpoint

@@ -1,0 +1,1 @@
+"""Processes, forks, disks, directories and leaders that fail."""
