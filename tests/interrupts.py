@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -46,3 +47,14 @@ def interrupted(
         sys.settrace(tracing)
         gc.enable()
     return events >= at
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """For signals whose handler raises: coverage keeps its lock for ever when one hits it in the middle of a note."""
+    tracing = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(tracing)
