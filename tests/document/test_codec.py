@@ -353,7 +353,6 @@ def test_leniently_never_refuses(value: Any) -> None:
     decode(unpack(pack(encoded)))
 
 
-@pytest.mark.timeout(2)
 def test_leniently_a_cycle_of_subclasses_does_not_explode() -> None:
     value: dict[str, Any] = OrderedDict()
     value["a"] = value["b"] = value
