@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def test_interrupted_it_goes_on_with_the_same_parameters(
         text=True,
         cwd=file.parent,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # What runs in the background of a shell ignores Ctrl-C, and so do its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         eventually(lambda: (file.parent / "step4.txt").exists(), 30)
         process.send_signal(end)

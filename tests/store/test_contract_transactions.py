@@ -64,6 +64,25 @@ def test_nobody_sees_a_transaction_before_it_returns(store: Store, other: Store)
     assert state(other, "a") == {"k": 1}
 
 
+def test_a_first_write_is_never_half_seen(store: Store, other: Store) -> None:
+    """Nor taken for damage by those who look at a document while it comes to be."""
+    names = [f"new {number}" for number in range(300)]
+    begun = [threading.Event() for _ in names]
+
+    def look() -> None:
+        for name, event in zip(names, begun, strict=True):
+            assert event.wait(PATIENCE)
+            while other.header(name) is None:
+                pass
+
+    def write_all() -> None:
+        for name, event in zip(names, begun, strict=True):
+            event.set()
+            put(store, name)
+
+    in_threads(look, write_all)
+
+
 # --- it is not there --------------------------------------------------------------------------------------
 
 

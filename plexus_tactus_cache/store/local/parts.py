@@ -141,14 +141,22 @@ class OnRows:
         name = quoted(procedure_id)
         payload = self.rows.read_row(f"doc/{name}")
         if payload is None:
-            if any(self._has_rows(kind, name) for kind in (*LOG, *REST)):
-                raise CacheCorrupted(
-                    f"the header of procedure {procedure_id!r} is missing from the store, other rows of it are there; "
-                    "other procedures are not affected"
-                )
+            payload = self.rows.snapshot(lambda: self._no_header(procedure_id))
+        if payload is None:
             return None, Tally()
         fields = orjson.loads(payload)
         return Header(*fields[:_FIELDS]), Tally(*fields[_FIELDS]) if len(fields) > _FIELDS else None
+
+    def _no_header(self, procedure_id: str) -> bytes | None:
+        """Looked at again in one state of the store, in which a first write is there wholly or not at all."""
+        name = quoted(procedure_id)
+        payload = self.rows.read_row(f"doc/{name}")
+        if payload is None and any(self._has_rows(kind, name) for kind in (*LOG, *REST)):
+            raise CacheCorrupted(
+                f"the header of procedure {procedure_id!r} is missing from the store, other rows of it are there; "
+                "other procedures are not affected"
+            )
+        return payload
 
     def _has_rows(self, kind: str, name: str) -> bool:
         if kind in _SEVERAL:
