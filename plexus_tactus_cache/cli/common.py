@@ -53,6 +53,11 @@ def when(moment: float | None) -> str:
     return dt.datetime.fromtimestamp(moment).astimezone().isoformat(sep=" ", timespec="seconds")
 
 
+def size(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:.0f} KB"
+
+
 def print_json(found: BaseModel | Sequence[BaseModel]) -> None:
     """Reports for programs."""
     plain = found.model_dump() if isinstance(found, BaseModel) else [one.model_dump() for one in found]

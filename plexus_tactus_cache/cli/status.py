@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.cli.common import look_at_store, print_json, when
+from plexus_tactus_cache.cli.common import look_at_store, print_json, size, when
 from plexus_tactus_cache.document.reports import CacheStatus, ProcedureStatus
 
 
@@ -35,7 +35,7 @@ def describe(status: CacheStatus) -> list[str]:
     """The status of a cache, as lines for people."""
     age = f", the oldest for {status.oldest_dirty_age:.0f} s" if status.oldest_dirty_age is not None else ""
     lines = [
-        f"store:      {status.directory}",
+        f"store:      {status.directory}, {size(status.store_bytes)}",
         f"endpoint:   {status.endpoint or 'none yet'}",
         f"connection: {status.connection}" + (f" ({status.problem})" if status.problem else ""),
         f"procedures: {status.procedures}, {status.dirty} not in Plexus yet{age}, {status.parked} parked",
@@ -44,6 +44,8 @@ def describe(status: CacheStatus) -> list[str]:
     ]
     if status.next_attempt is not None:
         lines.append(f"next try:   {when(max(status.next_attempt, time.time()))}, by the process that syncs")
+    if status.writer is not None:
+        lines.append(f"writing:    process {status.writer}")
     if status.store_problem:
         lines.append(f"problem:    {status.store_problem}")
     return lines

@@ -56,7 +56,8 @@ class CacheStatus(_Report):
     """The truth about one cache: what is not in Plexus yet, why, and what happens next.
 
     `dirty`, `parked`, `conflicts` (open ones) and `procedures` are counts; a parked procedure with local changes
-    counts as dirty too; ages are seconds, other times seconds since the epoch.
+    counts as dirty too; ages are seconds, other times seconds since the epoch. `writer` is the process (its pid) that
+    is writing in the store at this moment.
     """
 
     directory: str
@@ -72,6 +73,8 @@ class CacheStatus(_Report):
     next_attempt: float | None
     leader: bool
     store_problem: str | None
+    store_bytes: int
+    writer: int | None
 
 
 class SyncReport(_Report):

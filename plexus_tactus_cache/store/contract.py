@@ -164,6 +164,9 @@ class DocumentTable(Protocol):
     def header(self, procedure_id: str) -> Header | None:
         """The header, or None for a procedure that is not stored."""
 
+    def headers(self) -> dict[str, Header | str]:
+        """Those of all stored procedures, or, of one that is damaged, what is wrong with it. Costs one walk."""
+
     def procedure_ids(self) -> list[str]:
         """All stored procedures, in the order of their ids as text."""
 
@@ -340,6 +343,13 @@ class Store(Transactions, DocumentTable, Outbox, Bookkeeping, Garbage, Journal, 
     @property
     def location(self) -> str:
         """Where it is, for a person; no secrets."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
+
+    def writer(self) -> int | None:
+        """The process that is writing at this moment, as far as the store knows one; a look that waits for nobody."""
 
     @property
     def store_id(self) -> str:

@@ -7,6 +7,7 @@ Nothing here knows of Plexus.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import time
@@ -52,7 +53,7 @@ class Documents:
 
     def forked(self) -> None:
         """Start with free locks, as a child process must."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # knows whether the thread that forks has it
         self._document_locks: dict[str, threading.RLock] = {}
         self._held_still: list[threading.RLock] = []  # while the process forks
 
@@ -67,7 +68,7 @@ class Documents:
         """After `hold_still`, in the thread that called it; also after one that an interrupt ended."""
         while self._held_still:
             self._held_still.pop().release()
-        if self._lock.locked():
+        with contextlib.suppress(RuntimeError):  # an interrupt came first: this thread does not have it
             self._lock.release()
 
     def transaction(self, procedure_ids: str | Collection[str], work: Callable[[], Result]) -> Result:

@@ -7,39 +7,38 @@ from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Header, Pending, Store
 
 
-def known_header(store: Store, procedure_id: str) -> Header | str:
-    """The header, or what is wrong with a document whose header is damaged."""
-    try:
-        return store.header(procedure_id) or Header()
-    except CacheCorrupted as error:
-        return str(error)
-
-
-def is_dirty(store: Store, procedure_id: str) -> bool:
-    """Whether the document has changes that Plexus does not have; one that is damaged may have."""
-    header = known_header(store, procedure_id)
-    return isinstance(header, str) or header.dirty
-
-
 def pushed_version(store: Store, procedure_id: str) -> int:
-    """The version that Plexus has; 0 for none."""
-    header = known_header(store, procedure_id)
-    return 0 if isinstance(header, str) else header.pushed
+    """The version that Plexus has; 0 for none, and for a damaged document."""
+    try:
+        header = store.header(procedure_id)
+    except CacheCorrupted:
+        return 0
+    return header.pushed if header else 0
 
 
 def pending(store: Store) -> tuple[str, ...]:
-    """The documents that are not in Plexus yet, parked ones too."""
-    return tuple(procedure_id for procedure_id in store.outbox() if is_dirty(store, procedure_id))
+    """The documents that are not in Plexus yet, parked ones too; a damaged one may be."""
+    return tuple(store.snapshot(lambda: _dirty(store.outbox(), store.headers())))
 
 
 def dirty_versions(store: Store) -> dict[str, int]:
     """The newest version of each document that is not in Plexus yet; 1 where it is not known."""
-    headers = {procedure_id: known_header(store, procedure_id) for procedure_id in store.outbox()}
-    return {
-        procedure_id: 1 if isinstance(header, str) else header.version
-        for procedure_id, header in headers.items()
-        if isinstance(header, str) or header.dirty
-    }
+
+    def work() -> dict[str, int]:
+        headers = store.headers()
+        found = {name: headers.get(name) for name in _dirty(store.outbox(), headers)}
+        return {name: header.version if isinstance(header, Header) else 1 for name, header in found.items()}
+
+    return store.snapshot(work)
+
+
+def _dirty(outbox: dict[str, Pending], headers: dict[str, Header | str]) -> dict[str, Pending]:
+    """Those of the outbox that have changes that Plexus does not have; one that is damaged, or has no header, may."""
+
+    def is_dirty(header: Header | str | None) -> bool:
+        return header.dirty if isinstance(header, Header) else True
+
+    return {name: pending for name, pending in outbox.items() if is_dirty(headers.get(name))}
 
 
 def cache_status(
@@ -58,34 +57,38 @@ def cache_status(
         leads: whether this process does.
         problem: why the store could not be written.
     """
-    outbox = store.outbox()
-    dirty = [pending for procedure_id, pending in outbox.items() if is_dirty(store, procedure_id)]
+    outbox, headers, conflicts = store.snapshot(lambda: (store.outbox(), store.headers(), store.open_conflicts()))
+    dirty = _dirty(outbox, headers).values()
     link = store.link()
     return CacheStatus(
         directory=store.location,
         endpoint=store.endpoint if endpoint is None else endpoint,
         connection=link.state if has_client else "no client",
         problem=link.problem,
-        procedures=len(store.procedure_ids()),
+        procedures=len(headers),
         dirty=len(dirty),
         oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty), default=None),
         parked=sum(pending.parked is not None for pending in outbox.values()),
-        conflicts=store.open_conflicts(),
+        conflicts=conflicts,
         last_success=link.last_success,
         next_attempt=next_attempt,
         leader=leads,
         store_problem=problem,
+        store_bytes=store.size,
+        writer=store.writer(),
     )
 
 
 def procedure_statuses(store: Store) -> list[ProcedureStatus]:
     """Where each stored procedure stands, by id."""
-    outbox = store.outbox()
-    return [_procedure_status(store, name, outbox.get(name)) for name in sorted({*store.procedure_ids(), *outbox})]
+    outbox, headers = store.snapshot(lambda: (store.outbox(), store.headers()))
+    missing = "its header is missing from the store"
+    return [
+        _procedure_status(name, headers.get(name, missing), outbox.get(name)) for name in sorted({*headers, *outbox})
+    ]
 
 
-def _procedure_status(store: Store, procedure_id: str, pending: Pending | None) -> ProcedureStatus:
-    found = known_header(store, procedure_id)
+def _procedure_status(procedure_id: str, found: Header | str, pending: Pending | None) -> ProcedureStatus:
     damage, header = (found, Header()) if isinstance(found, str) else (None, found)
     return ProcedureStatus(
         procedure_id=procedure_id,

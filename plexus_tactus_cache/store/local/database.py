@@ -85,7 +85,7 @@ class Database:
         """With no connection at all, as a child process must."""
         self._local = threading.local()
         self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # a thread that ends takes its connection along
-        self._slots_lock = threading.Lock()
+        self._slots_lock = threading.RLock()
         self._held: list[Slot] = []  # while the process forks
 
     # --- connections --------------------------------------------------------------------------------------
@@ -186,8 +186,7 @@ class Database:
         """Also after a `hold_still` that an interrupt ended, which Python reports and forks all the same."""
         while self._held:
             self._held.pop().lock.release()
-        if self._slots_lock.locked():
-            self._slots_lock.release()
+        forks.let_go(self._slots_lock)
 
     def leave_to_parent(self) -> None:
         for slot in self._slots:

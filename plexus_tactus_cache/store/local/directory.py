@@ -108,6 +108,17 @@ def unusable(path: Path, error: OSError) -> LocalStoreError:
     return StoreReadOnly(f"{path} cannot be opened or written: {error.strerror}")
 
 
+def size(directory: Path) -> int:
+    """Bytes that the database and what SQLite keeps beside it take."""
+    total = 0
+    for name in (DATABASE, LOG, JOURNAL):
+        try:
+            total += (directory / name).stat().st_size
+        except OSError:
+            pass  # most of the time there is no more than the first
+    return total
+
+
 # --- the database -----------------------------------------------------------------------------------------
 
 

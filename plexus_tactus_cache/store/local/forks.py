@@ -26,6 +26,14 @@ class Forkable(Protocol):
         """After `hold_still`, in the child."""
 
 
+def let_go(lock: threading.RLock) -> None:
+    """Release a lock that `hold_still` took, if it came that far: one that this thread does not have stays as it is."""
+    try:
+        lock.release()
+    except RuntimeError:
+        pass  # an interrupt came first
+
+
 opening = threading.RLock()  # held while a store opens: what a library's start-up does must not be torn by a fork
 _known: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _held: list[Forkable] = []
@@ -48,7 +56,7 @@ def _after_in_parent() -> None:
     for one in _held:
         one.go_on()
     _held.clear()
-    opening.release()
+    let_go(opening)
 
 
 def _after_in_child() -> None:

@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 
 from plexus_tactus_cache.errors import StorageError
 from plexus_tactus_cache.store.contract import LEASE_SECONDS
+from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.directory import open_file
 
 LEASE_NAME = "leader.lock"
@@ -44,7 +45,7 @@ class LeaseFile:
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
         self._path = directory / LEASE_NAME
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._file: int | None = None
         self._locked = False
         self._generation: int | None = None  # that has the lock; None: nobody yet
@@ -134,13 +135,12 @@ class LeaseFile:
         self._lock.acquire()
 
     def go_on(self) -> None:
-        if self._lock.locked():
-            self._lock.release()
+        forks.let_go(self._lock)
 
     def leave_to_parent(self) -> None:
         """The lease is the parent's, and ends with it: a child must not keep the file open."""
         self._unlock()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seen = None
 
 

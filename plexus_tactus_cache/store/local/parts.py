@@ -295,6 +295,11 @@ class OnRows:
         self.rows.write_row(key, orjson.dumps(value))
 
 
+def header_of(payload: bytes) -> Header:
+    """The header that a row `doc/<id>` holds."""
+    return Header(*orjson.loads(payload)[:_FIELDS])
+
+
 def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> None:
     """Raises CacheCorrupted unless the rows found, counted and summed, are those that were written."""
     if counted != found:

@@ -24,10 +24,11 @@ from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord,
 from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
+from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local.books import BookRows
 from plexus_tactus_cache.store.local.journal import JournalRows
 from plexus_tactus_cache.store.local.marker import FORMATS
-from plexus_tactus_cache.store.local.parts import LOG, REST, check_counted, quoted
+from plexus_tactus_cache.store.local.parts import LOG, REST, check_counted, header_of, quoted
 from plexus_tactus_cache.store.local.processes import ProcessRows
 from plexus_tactus_cache.store.local.recovery import RecoveryRows
 from plexus_tactus_cache.store.local.rows import Rows
@@ -64,6 +65,13 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     @property
     def read_only(self) -> str | None:
         return self.rows.read_only
+
+    @property
+    def size(self) -> int:
+        return directories.size(self.directory)
+
+    def writer(self) -> int | None:
+        return self.rows.lock.holder()
 
     @property
     def store_id(self) -> str:
@@ -127,6 +135,21 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         self.check(endpoint)
 
     # --- documents ----------------------------------------------------------------------------------------
+
+    def headers(self) -> dict[str, Header | str]:
+        def work() -> dict[str, Header | str]:
+            try:
+                return {unquote(name): header_of(payload) for name, payload in self.rows.scan("doc/")}
+            except CacheCorrupted:
+                return {procedure_id: self._header_or_damage(procedure_id) for procedure_id in self.procedure_ids()}
+
+        return self.snapshot(work)
+
+    def _header_or_damage(self, procedure_id: str) -> Header | str:
+        try:
+            return self.header(procedure_id) or Header()
+        except CacheCorrupted as error:
+            return str(error)
 
     def procedure_ids(self) -> list[str]:
         return sorted(map(unquote, self.rows.keys("doc/")))
