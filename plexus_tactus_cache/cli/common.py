@@ -31,15 +31,16 @@ def common_options() -> argparse.ArgumentParser:
 def open_store(options: argparse.Namespace) -> ProcedureCache:
     """The cache asked for, to work on. One that is not there is not made."""
     # Only `sync` may push.
-    return ProcedureCache(directory=_directory(options), background=False)
+    return ProcedureCache(directory=directory_of(options), background=False)
 
 
 def look_at_store(options: argparse.Namespace) -> ProcedureCache:
     """The cache asked for, to be looked at: nothing is changed, and nobody waited for."""
-    return ProcedureCache(directory=_directory(options), read_only=True)
+    return ProcedureCache(directory=directory_of(options), read_only=True)
 
 
-def _directory(options: argparse.Namespace) -> Path:
+def directory_of(options: argparse.Namespace) -> Path:
+    """The directory asked for. Raises StoreReadOnly when no store is in it."""
     directory: Path = options.directory or default_directory(endpoint_of(PlexusClient.from_environment()))
     if not holds_store(directory):
         raise StoreReadOnly(f"there is no store in {directory}: name one with --directory or PLEXUS_CACHE_DIR")

@@ -77,6 +77,30 @@ class CacheStatus(_Report):
     writer: int | None
 
 
+class Finding(_Report):
+    """One thing that was looked at. `problem`: somebody has to do something, and `detail` says what; `damage`: a repair
+    can mend it."""
+
+    about: str
+    level: Literal["ok", "note", "problem", "damage"]
+    detail: str
+
+
+class RepairReport(_Report):
+    """What a repair has made of a damaged store, as procedure ids. The damaged one is in the directory `aside`; None:
+    nothing was damaged, and nothing was changed.
+
+    `whole` are as they were; `again` are read again from Plexus, which has all of them; `partly`: what is lost of
+    others, in words; `others`: rows of no procedure that are lost.
+    """
+
+    aside: str | None
+    whole: list[str] = []
+    again: list[str] = []
+    partly: dict[str, list[str]] = {}
+    others: list[str] = []
+
+
 class SyncReport(_Report):
     """What one foreground pass did, as procedure ids; `pending` is what is still not in Plexus."""
 

@@ -90,11 +90,13 @@ class Link(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """Who holds the lease: `who` names a process for a person."""
+    """Who holds the lease: `who` names a process for a person; `since`, and `beat`, its last sign of life, are seconds
+    since the epoch."""
 
     who: str
     since: float
     generation: int
+    beat: float = 0.0
 
 
 class Lease(Protocol):

@@ -193,8 +193,10 @@ def test_a_store_of_a_later_version(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     fill(directory)
     make_older(directory, 99)
-    with pytest.raises(CacheCorrupted, match=r"format 99.*use the version that wrote it"):
-        ProcedureCache(None, directory, fast())
+    refused(directory, LocalStoreError, r"format 99.*use the version that wrote it")
+    before = (directory / DATABASE).read_bytes()
+    assert main(["doctor", "--repair", "--directory", str(directory)]) == 0  # it is not damaged
+    assert (directory / DATABASE).read_bytes() == before
 
 
 # --- a store is made in one piece, or is gone on with -----------------------------------------------------

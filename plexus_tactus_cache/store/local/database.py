@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
+from plexus_tactus_cache.store.local.directory import REPAIR
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 
 Result = TypeVar("Result")
@@ -314,7 +315,7 @@ class Database:
         if is_busy(error):
             return StoreBusy(f"another program holds the database in {self._place}: {text}")
         if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
-            return CacheCorrupted(f"the database in {self._place} is damaged ({text}): move the directory aside")
+            return CacheCorrupted(f"the database in {self._place} is damaged ({text}): {REPAIR}")
         return LocalStoreError(f"the local store in {self._place} failed: {text}")
 
 

@@ -18,6 +18,7 @@ from plexus_tactus_cache.errors import LocalStoreError, StoreFull, StoreReadOnly
 
 DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
+REPAIR = "`plexus-tactus-cache doctor --repair` saves what can be read"
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _PAUSE = 0.005  # seconds
 _CHUNK = 2**20  # bytes

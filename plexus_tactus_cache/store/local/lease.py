@@ -97,6 +97,13 @@ class LeaseFile:
             os.close(file)
         return False
 
+    def touched(self) -> float:
+        """When its holder last said that it is alive, in seconds since the epoch. Changes nothing."""
+        try:
+            return os.stat(self._path).st_mtime
+        except OSError:
+            return 0.0
+
     def let_go(self, generation: int | None = None) -> None:
         """Give the lock back, if it is that of this generation; None: of a candidate."""
         with self._lock:

@@ -19,6 +19,7 @@ import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Header, Lease
+from plexus_tactus_cache.store.local.directory import REPAIR
 from plexus_tactus_cache.store.local.rows import Rows
 
 Result = TypeVar("Result")
@@ -26,6 +27,7 @@ log = logging.getLogger("plexus_tactus_cache")
 
 LOG = ("log", "var")  # kinds of rows that a document can be read without
 REST = ("state", "lua", "extra", "outbox", "base", "sent", "old", "create", "uploads", "inline")
+OF_DOCUMENTS = frozenset({"doc", "due", *LOG, *REST})
 _SEVERAL = frozenset({"log", "var", "state", "lua", "old"})  # of which a document has more than one
 _FIELDS = len(Header._fields)
 
@@ -137,15 +139,14 @@ class OnRows:
         sheet.header, sheet.changed = header, True
 
     def _read_header(self, procedure_id: str) -> tuple[Header | None, Tally | None]:
-        """As stored; no tally: format 1 had none. Raises CacheCorrupted, also for rows that have no header."""
+        """As stored. Raises CacheCorrupted, also for rows that have no header."""
         name = quoted(procedure_id)
         payload = self.rows.read_row(f"doc/{name}")
         if payload is None:
             payload = self.rows.snapshot(lambda: self._no_header(procedure_id))
         if payload is None:
             return None, Tally()
-        fields = orjson.loads(payload)
-        return Header(*fields[:_FIELDS]), Tally(*fields[_FIELDS]) if len(fields) > _FIELDS else None
+        return header_and_tally_of(payload)
 
     def _no_header(self, procedure_id: str) -> bytes | None:
         """Looked at again in one state of the store, in which a first write is there wholly or not at all."""
@@ -239,6 +240,8 @@ class OnRows:
         before = None if fresh else self.rows.checksum_of(key)
         sheet.count(kind, before, self.rows.write_row(key, payload))
 
+    put_row = _put  # for salvage.py, which has the rows of another database
+
     def _drop(self, procedure_id: str, kind: str, rest: str = "") -> None:
         """Forget a row of a document; an unknown one is fine."""
         sheet = self._sheet(procedure_id)
@@ -295,6 +298,12 @@ class OnRows:
         self.rows.write_row(key, orjson.dumps(value))
 
 
+def header_and_tally_of(payload: bytes) -> tuple[Header, Tally | None]:
+    """What a row `doc/<id>` holds; no tally: format 1 had none."""
+    fields = orjson.loads(payload)
+    return Header(*fields[:_FIELDS]), Tally(*fields[_FIELDS]) if len(fields) > _FIELDS else None
+
+
 def header_of(payload: bytes) -> Header:
     """The header that a row `doc/<id>` holds."""
     return Header(*orjson.loads(payload)[:_FIELDS])
@@ -306,7 +315,7 @@ def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> No
         missing = counted[0] - found[0]
         what = f"{missing} rows are missing" if missing > 0 else "there are other rows than were written"
         raise CacheCorrupted(
-            f"procedure {procedure_id!r} is damaged in the store: {what}; other procedures are not affected"
+            f"procedure {procedure_id!r} is damaged in the store: {what}; other procedures are not affected; {REPAIR}"
         )
 
 

@@ -88,7 +88,9 @@ class ProcessRows(OnRows):
         if found is None:
             return None
         leader, held = found
-        return leader if held is Held.UNLOCKED or (held is Held.LOCKED and self._lease_file.is_held()) else None
+        if held is Held.UNLOCKED or (held is Held.LOCKED and self._lease_file.is_held()):
+            return leader._replace(beat=max(leader.since, self._lease_file.touched()))
+        return None
 
     def _lease_row(self) -> tuple[Leader, Held] | None:
         try:
@@ -101,7 +103,7 @@ class ProcessRows(OnRows):
         return Leader(*leader), Held(held)
 
     def _put_leader(self, leader: Leader, held: Held) -> None:
-        self.rows.write_row("lease", orjson.dumps([[*leader], held.value]))
+        self.rows.write_row("lease", orjson.dumps([leader[:3], held.value]))
 
     def _check_lease(self, lease: Lease | None) -> None:
         if lease is not None and not (isinstance(lease, LocalLease) and lease.is_newest):

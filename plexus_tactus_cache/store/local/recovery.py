@@ -15,24 +15,34 @@ class RecoveryRows(OutboxRows):
     """See DocumentTable.recover in contract.py."""
 
     def recover(self, now: float) -> list[str]:
-        return [*self._requeue(now), *self._missing_documents()]
+        lost, found = self.misplaced()
+        for procedure_id in lost:
+            try:
+                if self.transaction(procedure_id, partial(self._queue_again, procedure_id, now)):
+                    found.append(f"procedure {procedure_id!r} had lost its place in the outbox, and has it again")
+            except CacheCorrupted as error:
+                found.append(str(error))
+        return [*found, *self.missing()]
 
-    def _requeue(self, now: float) -> list[str]:
-        """Queue again what has lost its place in the outbox."""
-        found = []
+    def misplaced(self) -> tuple[list[str], list[str]]:
+        """The documents that have lost their place in the outbox; what is wrong with other headers, in words."""
+        lost, wrong = [], []
         queued = set(self.rows.keys("outbox/"))
         placed = {key.partition("/")[2] for key in self.rows.keys("due/")}
         for name in self.rows.keys("doc/"):
             procedure_id = unquote(name)
             try:
                 header = self.header(procedure_id)
-                lost = header is not None and (header.queued or header.dirty) and name not in queued
-                lost = lost or (name in queued and name not in placed)
-                if lost and self.transaction(procedure_id, partial(self._queue_again, procedure_id, now)):
-                    found.append(f"procedure {procedure_id!r} had lost its place in the outbox, and has it again")
+                if name in queued:
+                    pending = None if name in placed else self.pending(procedure_id)
+                    is_lost = pending is not None and pending.parked is None
+                else:
+                    is_lost = header is not None and (header.queued or header.dirty)
+                if is_lost:
+                    lost.append(procedure_id)
             except CacheCorrupted as error:
-                found.append(str(error))
-        return found
+                wrong.append(str(error))
+        return lost, wrong
 
     def _queue_again(self, procedure_id: str, now: float) -> bool:
         """False where that is not needed any more."""
@@ -46,7 +56,7 @@ class RecoveryRows(OutboxRows):
         self.put_header(procedure_id, header._replace(queued=True))
         return True
 
-    def _missing_documents(self) -> list[str]:
+    def missing(self) -> list[str]:
         """Documents of which nothing is left, or no header: what their number says, and the rows that they left."""
         names = self.rows.keys("doc/")
         headless = {name for kind in (*LOG, *REST) for name in self._names(kind)}.difference(names)

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from plexus_tactus_cache.errors import CacheCorrupted, StoreFull, StoreReadOnly
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks, marker
 from plexus_tactus_cache.store.local.database import Database
@@ -161,6 +161,11 @@ class Rows:
             raise StoreReadOnly(
                 f"{what} {self.path}: name another directory (argument directory=, or PLEXUS_CACHE_DIR)"
             )
+        if row["format"] not in FORMATS:
+            raise LocalStoreError(
+                f"{self.path} has format {row['format']}, this version reads {FORMATS[-1]}: "
+                "use the version that wrote it"
+            )
         self.store_id = row.get("store_id", "")
         if found is not None and self.store_id != found.store_id:
             raise CacheCorrupted(
@@ -234,9 +239,9 @@ class Rows:
         """Put `payload` under `key`: its checksum."""
         if type(key) is not str or type(payload) is not bytes:
             raise TypeError(f"a row is bytes under a str, not {type(payload).__name__} under {type(key).__name__}")
-        now, checksum = time.time(), _checksum(key, payload)
-        self._write(_UPSERT, (key, now, now, checksum.to_bytes(_CHECKSUM_BYTES, "big") + payload))
-        return checksum
+        now, summed = time.time(), checksum(key, payload)
+        self._write(_UPSERT, (key, now, now, summed.to_bytes(_CHECKSUM_BYTES, "big") + payload))
+        return summed
 
     def delete_row(self, key: str) -> None:
         """Forget `key`; unknown keys are fine."""
@@ -270,10 +275,10 @@ class Rows:
         for key, mode, filename, value in found:  # `_checked`, spelled out: a long log is ten thousand rows
             if mode == raw and filename is None and type(value) is bytes:
                 payload = value[_CHECKSUM_BYTES:]
-                checksum = crc32(payload, crc32(key.encode()))
-                if value[:_CHECKSUM_BYTES] == checksum.to_bytes(_CHECKSUM_BYTES, "big"):
+                summed = crc32(payload, crc32(key.encode()))
+                if value[:_CHECKSUM_BYTES] == summed.to_bytes(_CHECKSUM_BYTES, "big"):
                     rows.append((key[cut:], payload))
-                    total += checksum
+                    total += summed
                     continue
             self._checked(key, mode, filename, value)  # raises
         return rows, total
@@ -281,7 +286,7 @@ class Rows:
     def checksums(self, prefix: str, start: str = "") -> list[int]:
         """The checksums that the rows of `scan` have, right or wrong."""
         found = self.database.execute(_CHECKSUMS, _range(prefix, start))
-        return [int.from_bytes(checksum, "big") for (checksum,) in found]
+        return [int.from_bytes(summed, "big") for (summed,) in found]
 
     def checksum_of(self, key: str) -> int | None:
         """The checksum that a row has, right or wrong; None where there is no row."""
@@ -313,16 +318,25 @@ class Rows:
         return found
 
     def _checked(self, key: str, mode: int, filename: str | None, value: Any) -> bytes:
-        if mode == MODE_RAW and filename is None and isinstance(value, bytes):
-            payload: bytes = value[_CHECKSUM_BYTES:]
-            if value[:_CHECKSUM_BYTES] == _checksum(key, payload).to_bytes(_CHECKSUM_BYTES, "big"):
-                return payload
-        raise CacheCorrupted(
-            f"row {unquote(key)!r} in {self.path} does not match its checksum; other procedures are not affected"
-        )
+        payload = intact(key, mode, filename, value)
+        if payload is None:
+            raise CacheCorrupted(
+                f"row {unquote(key)!r} in {self.path} does not match its checksum; other procedures are not affected; "
+                f"{directories.REPAIR}"
+            )
+        return payload
 
 
-def _checksum(key: str, payload: bytes) -> int:
+def intact(key: str, mode: int, filename: str | None, value: Any) -> bytes | None:
+    """The payload of a row as the database has it; None for one that is not as it was written."""
+    if mode == MODE_RAW and filename is None and isinstance(value, bytes):
+        payload: bytes = value[_CHECKSUM_BYTES:]
+        if value[:_CHECKSUM_BYTES] == checksum(key, payload).to_bytes(_CHECKSUM_BYTES, "big"):
+            return payload
+    return None
+
+
+def checksum(key: str, payload: bytes) -> int:
     """Over key and payload, so that a row that ended up under another key is noticed too."""
     return zlib.crc32(payload, zlib.crc32(key.encode()))
 

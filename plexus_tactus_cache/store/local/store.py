@@ -93,12 +93,6 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     def _prepare(self) -> None:
         written: int = self._json("store")["format"]
-        if written not in FORMATS:
-            self.close()
-            raise CacheCorrupted(
-                f"{self.directory} has format {written}, this version reads {FORMATS[-1]}: "
-                "use the version that wrote it"
-            )
         if written != FORMATS[-1] and not self.read_only:
             self.transaction(self.procedure_ids(), self._upgrade)
             self.rows.mark()

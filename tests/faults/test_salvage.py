@@ -1,0 +1,289 @@
+"""`doctor` says what is damaged; `doctor --repair` saves what can be read, and lists the rest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from helpers import client_of, eventually, fast, remote_results, remote_state
+from processes import environment
+
+from faults.damaged import DOCUMENTS, Made, damage, fill, make, picture, rows, whose
+from plexus_tactus_cache import OFFLINE, CacheCorrupted, LocalStoreError, ProcedureCache, StorageError
+from plexus_tactus_cache.cli.main import main
+from plexus_tactus_cache.store.local import salvage
+from plexus_tactus_cache.store.local.directory import DATABASE
+from plexus_tactus_cache.testing.simulator import Simulator
+
+_PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def plexus() -> Iterator[Simulator]:
+    with Simulator() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def made(plexus: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return make(plexus, tmp_path_factory.mktemp("salvage") / "store")
+
+
+@pytest.fixture
+def damaged(plexus: Simulator, made: Made, tmp_path: Path) -> Path:
+    """A copy to damage, and Plexus as it was when the store was made."""
+    for name, record in made.records.items():
+        plexus.put(name, metadata=record["metadata"], status=record["status"])
+    directory = tmp_path / "store"
+    shutil.copytree(made.directory, directory)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PLEXUS_API_URL", raising=False)
+    monkeypatch.delenv("PLEXUS_API_KEY", raising=False)
+
+
+def doctor(capsys: pytest.CaptureFixture[str], directory: Path, *options: str) -> tuple[int, Any]:
+    capsys.readouterr()
+    status = main(["doctor", "--directory", str(directory), "--json", *options])
+    output = capsys.readouterr().out
+    return status, orjson.loads(output) if output else None
+
+
+def problems(found: list[dict[str, str]]) -> list[str]:
+    return [one["detail"] for one in found if one["level"] in ("problem", "damage")]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut short", "deleted"])
+def test_every_row_damaged_in_turn_is_found_and_repaired(
+    plexus: Simulator, made: Made, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong: list[str] = []
+    for number, key in enumerate(rows(made.directory)):
+        directory = tmp_path / str(number)
+        shutil.copytree(made.directory, directory)
+        damage(directory, key, how)
+        for name, record in made.records.items():
+            plexus.put(name, metadata=record["metadata"], status=record["status"])
+        wrong += [f"{key}: {what}" for what in after_repair(plexus, made, directory, key, capsys)]
+        shutil.rmtree(directory)
+    assert not wrong, "\n".join(wrong)
+
+
+def after_repair(
+    plexus: Simulator, made: Made, directory: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> Iterator[str]:
+    hit = whose(key)
+    before = contents(directory)
+    status, found = doctor(capsys, directory)
+    if contents(directory) != before:
+        yield "looking changed something"
+    if hit is not None and not key.startswith("due/") and not any(hit in text for text in problems(found)):
+        yield f"the doctor does not name {hit}: {problems(found)}"
+    if (status != 0) != bool(problems(found)):
+        yield f"exit status {status} with {problems(found)}"
+    status, report = doctor(capsys, directory, "--repair")
+    if report["aside"] is not None and contents(Path(report["aside"]))[DATABASE] != before[DATABASE]:
+        yield "the damaged database was not kept as it was"
+    if status != int(bool(report["partly"] or report["others"])):
+        yield f"exit status {status} with {report}"
+    known = {*report["whole"], *report["again"], *report["partly"]}
+    if report["aside"] is not None and known != set(DOCUMENTS):
+        yield f"not all are accounted for: {report}"
+    if set(report["partly"]) - {hit}:
+        yield f"others lost something: {report['partly']}"
+    after = doctor(capsys, directory)[1]
+    if problems(after):
+        yield f"still wrong after a repair: {problems(after)}"
+    with ProcedureCache(OFFLINE, directory, fast()) as cache:
+        for name in set(DOCUMENTS) - set(report["again"]) - set(report["partly"]):
+            if picture(cache, name) != made.pictures[name]:
+                yield f"{name} is not as it was: {picture(cache, name)}"
+    with ProcedureCache(client_of(plexus), directory, fast()) as cache:
+        for name in report["again"]:
+            if picture(cache, name) != made.pictures[name]:
+                yield f"{name} was not read again from Plexus: {picture(cache, name)}"
+        if not cache.flush(60):
+            yield f"it does not get to Plexus: {[one for one in cache.procedures() if one.dirty]}"
+        for name in DOCUMENTS[1:]:
+            results = remote_results(plexus, name)
+            if results[:3] != made.pictures[name][0][:3]:
+                yield f"Plexus's log of {name} was cut short: {results}"
+            if name != hit and (results[-1] != "after" or remote_state(plexus, name)["k0"] != "changed"):
+                yield f"{name} did not get to Plexus: {results}"
+
+
+def test_a_log_goes_on_up_to_its_first_hole_and_what_was_beyond_can_be_read(
+    made: Made, damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(damaged, "log/dirty/000000001", "flipped")
+    status, report = doctor(capsys, damaged, "--repair")
+    assert status == 1
+    assert report["partly"]["dirty"] == ["log/dirty/000000001", "its log from position 1 on"]
+    with ProcedureCache(OFFLINE, damaged, fast()) as cache:
+        results, state, *_ = picture(cache, "dirty")
+        assert results == made.pictures["dirty"][0][:1]
+        assert state == made.pictures["dirty"][1]
+        (conflict,) = (one for one in cache.conflicts() if one.procedure_id == "dirty")
+        assert [entry.result for entry in conflict.local] == made.pictures["dirty"][0][2:]
+        assert "hole" in conflict.reason
+        with pytest.raises(StorageError):
+            cache.resolve(conflict.id, keep="local")
+        assert picture(cache, "dirty")[0] == results
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_pages_that_are_overwritten_cost_only_what_was_on_them(
+    made: Made, damaged: Path, seed: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = damaged / DATABASE
+    pages = file.stat().st_size // _PAGE
+    page = 1 + seed % (pages - 1)  # all but the first, without which SQLite finds nothing
+    with file.open("r+b") as written:
+        written.seek(page * _PAGE)
+        written.write(bytes([seed * 7 % 256]) * _PAGE)
+    status, _ = doctor(capsys, damaged)
+    status_of_repair, report = doctor(capsys, damaged, "--repair")
+    if report is None:  # the page was one that everything hangs on
+        assert status == status_of_repair == 1
+        return
+    assert not problems(doctor(capsys, damaged)[1])
+    lost = bool(report["partly"] or report["others"])
+    assert status_of_repair == int(lost)
+    with ProcedureCache(OFFLINE, damaged, fast()) as cache:
+        for name in report["whole"]:
+            assert picture(cache, name) == made.pictures[name]
+    gone = set(DOCUMENTS) - {*report["whole"], *report["again"], *report["partly"]}
+    assert not gone or report["others"], "documents are gone, and nobody says so"
+
+
+@pytest.mark.parametrize("what", ["gone", "empty", "no database"])
+def test_where_nothing_can_be_read_nothing_is_made_of_it(
+    damaged: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = damaged / DATABASE
+    if what == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"" if what == "empty" else b"no database at all " * 1000)
+    before = contents(damaged)
+    assert main(["doctor", "--directory", str(damaged)]) == 1
+    assert main(["doctor", "--directory", str(damaged), "--repair"]) == 1
+    assert "nothing can be read" in capsys.readouterr().err
+    after = contents(damaged)
+    assert {name: after[name] for name in before} == before
+
+
+def test_the_database_of_another_store_is_not_taken_for_a_damaged_one(damaged: Path, tmp_path: Path) -> None:
+    with ProcedureCache(OFFLINE, tmp_path / "other", fast()) as cache:
+        fill(cache, "theirs")
+    shutil.copy(tmp_path / "other" / DATABASE, damaged / DATABASE)
+    with pytest.raises(LocalStoreError, match="which no repair"):
+        salvage(damaged, 1.8e9)
+    with pytest.raises(CacheCorrupted, match="is that of store"):
+        ProcedureCache(OFFLINE, damaged, fast())
+
+
+def test_a_store_that_is_whole_is_left_alone(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(damaged)
+    assert main(["doctor", "--directory", str(damaged), "--repair"]) == 0
+    assert "nothing is damaged" in capsys.readouterr().out
+    assert contents(damaged) == before
+
+
+def test_a_store_that_somebody_syncs_is_not_repaired_under_its_feet(
+    plexus: Simulator, damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProcedureCache(client_of(plexus), damaged, fast()) as cache:
+        eventually(lambda: cache.status().leader)
+        damage(damaged, "log/other/000000001", "flipped")
+        assert main(["doctor", "--directory", str(damaged), "--repair"]) == 1
+        assert "another process syncs" in capsys.readouterr().err
+        assert not list(damaged.glob("damaged-*"))
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_repair_that_is_killed_anywhere_is_done_by_the_next(
+    made: Made, damaged: Path, call: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed before its `call`th change of what is in the directory."""
+    damage(damaged, "log/dirty/000000003", "flipped")
+    program = f"""
+import os, sys
+from pathlib import Path
+from plexus_tactus_cache.store.local import directory, salvage
+keep, left = directory.keep_entries, [{call}]
+def killed(place):
+    left[0] -= "{damaged}" in str(place)
+    if not left[0]:
+        os._exit(9)
+    keep(place)
+directory.keep_entries = killed
+salvage(Path({str(damaged)!r}), 1.8e9)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), check=False)
+    assert done.returncode in (0, 9)
+    doctor(capsys, damaged, "--repair")
+    assert not problems(doctor(capsys, damaged)[1])
+    assert not list(damaged.glob("repaired-*"))
+    with ProcedureCache(OFFLINE, damaged, fast()) as cache:
+        assert picture(cache, "other") == made.pictures["other"]
+        assert picture(cache, "dirty")[0] == made.pictures["dirty"][0][:3]
+    (aside,) = damaged.glob("damaged-*")
+    connection = sqlite3.connect(aside / DATABASE)
+    assert connection.execute("SELECT count(*) FROM Cache").fetchone()[0] > 0
+    connection.close()
+
+
+def test_the_doctor_asks_plexus_once_and_names_what_is_wrong(
+    plexus: Simulator, damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def credentials() -> dict[str, str]:
+        (found,) = (one for one in doctor(capsys, damaged)[1] if one["about"] == "credentials")
+        return dict(found)
+
+    assert credentials()["level"] == "note"
+    monkeypatch.setenv("PLEXUS_API_URL", plexus.url)
+    monkeypatch.setenv("PLEXUS_API_KEY", plexus.api_key)
+    assert credentials()["level"] == "ok"
+    monkeypatch.setenv("PLEXUS_API_KEY", "another")
+    assert credentials()["level"] == "problem"
+    assert "unauthorized" in credentials()["detail"]
+    monkeypatch.setenv("PLEXUS_API_URL", plexus.url + "x")
+    assert "belongs to" in credentials()["detail"]
+
+
+def test_a_row_from_the_future_shows_a_wrong_clock(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    connection = sqlite3.connect(damaged / DATABASE)
+    with connection:
+        connection.execute("UPDATE Cache SET store_time = store_time + 86400 WHERE key = 'log/other/000000001'")
+    connection.close()
+    status, found = doctor(capsys, damaged)
+    assert status == 1
+    assert any("clock" in text for text in problems(found))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_cannot_be_written_is_a_problem(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged.chmod(0o500)
+    try:
+        status, found = doctor(capsys, damaged)
+        assert status == 1
+        assert any("cannot be written" in text for text in problems(found))
+        assert main(["doctor", "--directory", str(damaged), "--repair"]) == 0  # nothing is damaged
+    finally:
+        damaged.chmod(0o700)
