@@ -1,4 +1,4 @@
-"""An offline-tolerant write-behind cache: the storage backend of Tactus procedures in Plexus."""
+"""The public names of an offline-tolerant write-behind cache, the storage backend of Tactus procedures in Plexus."""
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.cache import ProcedureCache

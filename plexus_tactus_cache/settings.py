@@ -25,34 +25,35 @@ class CacheSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PLEXUS_CACHE_", frozen=True, extra="forbid")
 
-    push_interval: float = Field(1.0, gt=0, description="writes within this time travel in one push")
-    load_timeout: float = Field(2.0, ge=0, description="how long an adapter's first load waits for Plexus")
-    request_timeout: float = Field(10.0, gt=0, description="limit for one request to Plexus")
-    close_timeout: float = Field(5.0, ge=0, description="how long close() tries to push what is pending")
-    max_backoff: float = Field(60.0, gt=0, description="longest wait between two attempts")
+    push_interval: float = Field(default=1.0, gt=0, description="writes within this time travel in one push")
+    load_timeout: float = Field(default=2.0, ge=0, description="how long an adapter's first load waits for Plexus")
+    request_timeout: float = Field(default=10.0, gt=0, description="limit for one request to Plexus")
+    close_timeout: float = Field(default=5.0, ge=0, description="how long close() tries to push what is pending")
+    max_backoff: float = Field(default=60.0, gt=0, description="longest wait between two attempts")
     durability: Literal["full", "normal"] = Field(
-        "full", description="full: a write that returned survives a power cut; normal: it survives a crash"
+        default="full", description="full: a write that returned survives a power cut; normal: it survives a crash"
     )
     on_unreachable: Literal["empty", "wait", "raise"] = Field(
-        "empty", description="first load of an unknown procedure while Plexus is out of reach"
+        default="empty", description="first load of an unknown procedure while Plexus is out of reach"
     )
     on_fork: Literal["park", "local", "remote"] = Field(
-        "park", description="a log that went on here and in Plexus, differently: wait for a person, or keep one side"
+        default="park",
+        description="a log that went on here and in Plexus, differently: wait for a person, or keep a side",
     )
     attachments: Literal["auto", "always", "never"] = Field(
-        "auto", description="which parts of a record are kept in S3: those that do not fit, all, or none"
+        default="auto", description="which parts of a record are kept in S3: those that do not fit, all, or none"
     )
-    attachments_bucket: str | None = Field(None, description="the S3 bucket; default: Plexus's")
+    attachments_bucket: str | None = Field(default=None, description="the S3 bucket; default: Plexus's")
     attachments_retention: float = Field(
-        7 * 86_400.0, ge=0, description="how long an object in S3 is kept after nothing refers to it any more"
+        default=7 * 86_400.0, ge=0, description="how long an object in S3 is kept after nothing refers to it any more"
     )
     max_inline_bytes: int = Field(
-        300_000,
+        default=300_000,
         ge=10_000,
         description="metadata above this leaves the record; DynamoDB's limit is 400 KB for all of it",
     )
-    max_request_bytes: int = Field(900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
-    lock_timeout: float = Field(60.0, gt=0, description="how long a write waits for another process's write")
+    max_request_bytes: int = Field(default=900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
+    lock_timeout: float = Field(default=60.0, gt=0, description="how long a write waits for another process's write")
 
 
 def default_directory(endpoint: str | None) -> Path:

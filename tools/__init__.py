@@ -1,1 +1,1 @@
-"""Tools for working on plexus-tactus-cache: the Plexus simulator, benchmarks, crash drills."""
+"""Tools for working on plexus-tactus-cache: benchmarks, a demonstration, what is sent."""

@@ -1,4 +1,4 @@
-"""Pure: a document as values, the models that callers hold and their exact encoding as JSON."""
+"""Pure: a document as values, the models that callers hold (ours or Tactus's), their encoding, and the reports."""
 
 from plexus_tactus_cache.document.models import CheckpointEntry, ProcedureMetadata, SourceLocation
 

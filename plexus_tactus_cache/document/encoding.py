@@ -96,7 +96,7 @@ class _Encoder:
         self.in_table = False  # whether the container around the current value was a table
         self.marked = False  # and is a marked one, so that plain dicts and lists in it were tables too
         self.notes: Notes = {}
-        self.open: set[object] = set()  # the containers around the current value, by identity
+        self.around: set[object] = set()  # the containers around the current value, by identity
 
     def run(self, value: Any) -> Encoded:
         try:
@@ -192,19 +192,19 @@ class _Encoder:
         marked: bool = False,
     ) -> Plain:
         identity = identity or id(value)
-        if identity in self.open:
+        if identity in self.around:
             return self.refuse(path, "it contains itself")
-        if len(self.open) >= MAX_DEPTH:
+        if len(self.around) >= MAX_DEPTH:
             return self.refuse(path, f"it is nested more than {MAX_DEPTH} levels deep")
         if table != self.in_table and path not in self.notes:
             self.notes[path] = ["lua" if table else "python"]
         around = self.in_table, self.marked
         self.in_table, self.marked = table, marked
-        self.open.add(identity)
+        self.around.add(identity)
         try:
             return write(value, path)
         finally:
-            self.open.discard(identity)
+            self.around.discard(identity)
             self.in_table, self.marked = around
 
     def items(self, value: Iterable[Any], path: str) -> Plain:

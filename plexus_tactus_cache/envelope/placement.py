@@ -19,6 +19,7 @@ from plexus_tactus_cache.envelope.segments import Range, cut
 
 Policy = Literal["auto", "always", "never"]
 
+ITEM_BYTES = 409_600  # DynamoDB's limit for the whole record
 SEGMENTS_FROM = 32_768  # bytes of a log above which it is kept in segments
 TAIL = "tail"
 MAX_DEPTH = 32  # levels of nesting in an item of DynamoDB, the attribute itself being the first

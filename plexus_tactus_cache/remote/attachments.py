@@ -62,7 +62,7 @@ class S3Attachments:
 
     def __init__(self, bucket: str, timeout: float) -> None:
         if importlib.util.find_spec("boto3") is None:  # importing it takes long, so that waits for the first call
-            raise ImportError("attachments in S3 need boto3: pip install 'plexus-tactus-cache[s3]'")
+            raise ImportError("attachments in S3 need boto3: install plexus-tactus-cache with its extra `s3`")
         self._bucket = bucket
         self._timeout = timeout
         self._made: tuple[int, Any] | None = None

@@ -205,10 +205,10 @@ class Documents:
             else:
                 saved = self._save_or_retire(procedure_id, live)
             if not saved:
+                where = "its log is in the conflict journal" if live and live.superseded else "its log had been stored"
                 raise RunSuperseded(
                     f"the log of procedure {procedure_id!r} was changed elsewhere (a reset, another worker) while this "
-                    "run held it; this save was not stored, its log is in the conflict journal. Load the procedure "
-                    "again before going on"
+                    f"run held it; this save was not stored, {where}. Load the procedure again before going on"
                 )
 
     def _save_or_retire(self, procedure_id: str, live: LiveDocument) -> bool:
@@ -222,7 +222,7 @@ class Documents:
             raise
 
     def _save(self, procedure_id: str, live: LiveDocument) -> bool:
-        """False when the object's run was superseded: then its log is in the journal."""
+        """False when the object's run was superseded: then what it had not stored of its log is in the journal."""
 
         def work() -> tuple[Delta, Header] | int | None:
             before = self._header(procedure_id)

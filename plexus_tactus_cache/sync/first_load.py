@@ -29,7 +29,7 @@ def revalidate(procedure_id: str, store: Store, engine: SyncEngine | None, setti
     known = header is not None and (header.version > 0 or store.base(procedure_id) is not None)
     if problem is None or known:
         return True
-    if settings.on_unreachable == "raise":
+    if settings.on_unreachable == "raise" or (settings.on_unreachable == "wait" and engine is None):
         raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")
     if settings.on_unreachable == "wait":
         return False

@@ -14,7 +14,7 @@ from plexus_tactus_cache.document.encoded import Document
 from plexus_tactus_cache.document.plain import dumps
 from plexus_tactus_cache.envelope.build import build
 from plexus_tactus_cache.envelope.dashboard import looks_like_optimizer, project
-from plexus_tactus_cache.envelope.placement import Attachment, Placement, TooLarge, place, segmented
+from plexus_tactus_cache.envelope.placement import ITEM_BYTES, Attachment, Placement, TooLarge, place, segmented
 from plexus_tactus_cache.reconcile.snapshot import Base, Digests, attachments_to_json, digests_to_json, log_digests
 from plexus_tactus_cache.remote.attachments import new_key
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
@@ -26,7 +26,6 @@ from plexus_tactus_cache.sync.reconciler import base_of
 log = logging.getLogger("plexus_tactus_cache")
 
 RUNNING = (None, "RUNNING", "PENDING")  # statuses of a procedure whose log may grow at any moment
-ITEM_BYTES = 409_600  # DynamoDB's limit for the whole record
 LEAST_INLINE = 5_000  # bytes of metadata below which moving parts to S3 gains nothing
 SEGMENTS_RETRY = 300.0  # seconds until a log goes to S3 again for no other reason than its length
 GARBAGE_RETRY = 3600.0  # seconds
@@ -133,7 +132,7 @@ class Pushes:
             advice = (
                 "set attachments=auto, so that it can go to S3"
                 if there
-                else "give it access to S3 (pip install 'plexus-tactus-cache[s3]', credentials, the bucket)"
+                else "give it access to S3 (the extra `s3` of plexus-tactus-cache, credentials, the bucket)"
             )
             raise TooLarge(f"{error}: {advice}, or make the state smaller; then `plexus-tactus-cache retry`") from error
 

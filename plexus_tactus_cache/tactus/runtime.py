@@ -27,7 +27,7 @@ try:
     from tactus.primitives.step import CheckpointPrimitive
 except ImportError as error:
     raise ImportError(
-        f"plexus_tactus_cache.tactus needs Tactus 0.49 or newer: pip install 'plexus-tactus-cache[tactus]' ({error})"
+        f"plexus_tactus_cache.tactus needs Tactus 0.49 or newer: install this package with its extra `tactus` ({error})"
     ) from error
 
 from plexus_tactus_cache.tactus.context import DurableCheckpoints, DurableContext, DurableProcedures, DurableState

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_API_KEY", "FAULTS", "OFFLINE", "LogEntry", "Simulator", "TopField"]
 
-INSTALL = "pip install 'plexus-tactus-cache[testing]'"
+INSTALL = "install plexus-tactus-cache with its extra `testing`"
 
 if not TYPE_CHECKING:  # a type checker would take every name for one of ours
 

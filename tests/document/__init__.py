@@ -1,1 +1,1 @@
-"""Behaviour of each module, one at a time."""
+"""Values, models and entries: what is stored comes back as it was."""

@@ -1,1 +1,1 @@
-"""Attachments, against a real S3 API over HTTP."""
+"""Plexus and S3 as this package talks to them, over real HTTP."""

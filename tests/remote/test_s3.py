@@ -342,6 +342,6 @@ def test_which_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
     assert importlib.util.find_spec("boto3") is None
-    with pytest.raises(ImportError, match=r"pip install 'plexus-tactus-cache\[s3\]'"):
+    with pytest.raises(ImportError, match=r"with its extra `s3`"):
         S3Attachments.from_environment(None, 1)
     assert s3_or_none(None, 1) is None

@@ -102,8 +102,9 @@ def test_raise(plexus: Simulator, open_cache: OpenCache, call: str) -> None:
     assert storage.get_state("p")["theirs"] == 1
 
 
-def test_raise_without_a_client(open_offline: OpenCache) -> None:
-    cache = open_offline(on_unreachable="raise")
+@pytest.mark.parametrize("behaviour", ["raise", "wait"])  # for what would it wait
+def test_raise_without_a_client(open_offline: OpenCache, behaviour: str) -> None:
+    cache = open_offline(on_unreachable=behaviour)
     with pytest.raises(RemoteUnavailable, match="no client"):
         cache.storage("p").load_procedure_metadata("p")
 

@@ -85,4 +85,4 @@ runpy.run_module("plexus_tactus_cache.testing", run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == f"The simulator needs {missing}: pip install 'plexus-tactus-cache[testing]'\n"
+    assert done.stderr == f"The simulator needs {missing}: install plexus-tactus-cache with its extra `testing`\n"
