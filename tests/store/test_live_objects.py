@@ -435,9 +435,20 @@ def test_two_caches_in_one_process_are_as_two_processes(open_offline: OpenCache)
     assert mine is not theirs
     append(one, "second")
     theirs.execution_log.append(entry(1, "other's"))
-    with pytest.raises(RunSuperseded, match="'p'"):
+    with pytest.raises(RunSuperseded, match=r"'p'.*its log is in the conflict journal"):
         other.save_procedure_metadata(theirs)
     assert results(mine) == ["first", "second"]
+
+
+def test_a_superseded_run_is_not_told_of_a_journal_that_has_nothing(open_offline: OpenCache) -> None:
+    mine, theirs = open_offline(), open_offline()
+    append(mine.storage("p"), "first")
+    live = mine.storage("p").load_procedure_metadata("p")
+    theirs.storage("p").checkpoint_clear_all("p")  # by intent, so nothing is set aside
+    live.state["k"] = 1
+    with pytest.raises(RunSuperseded, match="its log had been stored"):
+        mine.storage("p").save_procedure_metadata(live)
+    assert mine.conflicts() == mine.conflicts(resolved=True) == []
 
 
 # --- a store that holds something else --------------------------------------------------------------------
