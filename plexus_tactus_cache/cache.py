@@ -55,6 +55,7 @@ from plexus_tactus_cache.sync.thread import SyncThread
 
 log = logging.getLogger("plexus_tactus_cache")
 
+_TIDY = 1.0  # seconds of a close for making the store smaller
 _open_caches: weakref.WeakSet[ProcedureCache] = weakref.WeakSet()
 
 
@@ -295,8 +296,15 @@ class ProcedureCache:
         if self._thread is not None:
             self._thread.stop(max(0.1, deadline - time.monotonic()))
         self._leadership.release()
+        self._tidy(min(_TIDY, deadline - time.monotonic()))
         self._store.close()
         _open_caches.discard(self)
+
+    def _tidy(self, seconds: float) -> None:
+        try:
+            self._store.tidy(seconds)
+        except LocalStoreError as error:
+            log.warning("the store was not made smaller: %s", error)
 
     def __enter__(self) -> Self:
         return self

@@ -350,6 +350,9 @@ class Store(Transactions, DocumentTable, Outbox, Bookkeeping, Garbage, Journal, 
     def size(self) -> int:
         """Bytes that it takes."""
 
+    def tidy(self, seconds: float) -> bool:
+        """Give the disk back what deletions freed, for so long: whether there is more. Leaves the way to writers."""
+
     def writer(self) -> int | None:
         """The process that is writing at this moment, as far as the store knows one; a look that waits for nobody."""
 

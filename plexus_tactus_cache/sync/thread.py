@@ -14,6 +14,7 @@ from plexus_tactus_cache.sync.leadership import Leadership
 
 log = logging.getLogger("plexus_tactus_cache")
 
+_TIDY = 0.05  # seconds of each pass for making the store smaller
 LOOK_AROUND = 1.0  # seconds between looks for what other processes wrote or asked for
 
 
@@ -87,6 +88,8 @@ class SyncThread:
                 self._engine.run_once(now, lease=lease)
         if self._store.link().state == "unauthorized":
             self._leadership.release()  # somebody with another key may do better
+        if self._store.tidy(_TIDY):
+            return 0.01
         due = self._engine.next_due(time.time())
         return self._patience if due is None else min(max(due - time.time(), 0.01), self._patience)
 

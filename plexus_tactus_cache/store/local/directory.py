@@ -35,7 +35,7 @@ _SETTINGS = {
     "disk_min_file_size": _NEVER,
     "sqlite_journal_mode": "wal",
     "sqlite_synchronous": 2,
-    "sqlite_auto_vacuum": 0,
+    "sqlite_auto_vacuum": 2,  # incremental: a store grows and shrinks with what it holds, see Rows.tidy
     "sqlite_mmap_size": 0,
 }
 _MADE_LAST = "Settings_size_delete"  # of all that diskcache makes in a new database

@@ -48,6 +48,10 @@ _PREFIX = f"SELECT substr(CAST(value AS BLOB), 1, {_CHECKSUM_BYTES})"
 _CHECKSUMS = _PREFIX + _RANGE
 _CHECKSUM_OF = _PREFIX + " FROM Cache WHERE key = ? AND raw = 1"
 _IS_STORE = "SELECT 1 FROM Cache WHERE key = 'store' AND raw = 1"
+_INCREMENTAL = 2
+_FREE_PAGES, _FREE_PART = 256, 5  # of the file, 1 MB and a fifth, that may be free
+_GIVE_BACK = "PRAGMA incremental_vacuum(1)"  # page: a statement without columns is stepped once, whatever it asks for
+_SLICE = 128  # pages in a transaction
 _DELETE_RANGE = "DELETE" + _RANGE
 
 
@@ -224,6 +228,32 @@ class Rows:
     def snapshot(self, work: Callable[[], Result]) -> Result:
         """What `work()` returns; its reads see one state of the rows and block nobody."""
         return self.database.snapshot(work)
+
+    def tidy(self, seconds: float) -> bool:
+        """Give the disk back what deletions freed, for so long: whether there is more to give back.
+
+        A slice in each transaction, so that writers wait no longer than for each other; and not while somebody has the
+        lock, who may be stopped.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.read_only and self._is_loose():
+            if time.monotonic() >= deadline or self.lock.holder() is not None:
+                return True
+            self.transaction(self._give_back)
+        return False
+
+    def _give_back(self) -> None:
+        for _ in range(_SLICE):
+            self.database.execute(_GIVE_BACK, write=True)
+
+    def _is_loose(self) -> bool:
+        """Whether so much of the file is free that it is worth moving the rest."""
+        ((free,),), ((pages,),) = (self.database.execute(f"PRAGMA {of}") for of in ("freelist_count", "page_count"))
+        return bool(free > _FREE_PAGES and free * _FREE_PART > pages and self._can_shrink())
+
+    def _can_shrink(self) -> bool:
+        """Not a database from before 0.1: SQLite settles that when it makes one."""
+        return bool(self.database.execute("PRAGMA auto_vacuum") == [(_INCREMENTAL,)])
 
     # --- rows ---------------------------------------------------------------------------------------------
 

@@ -77,6 +77,9 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     def store_id(self) -> str:
         return self.rows.store_id
 
+    def tidy(self, seconds: float) -> bool:
+        return self.rows.tidy(seconds)
+
     def release_thread(self) -> None:
         self.rows.release_thread()
 
