@@ -166,6 +166,10 @@ class DocumentTable(Protocol):
     def header(self, procedure_id: str) -> Header | None:
         """The header, or None for a procedure that is not stored."""
 
+    def unknown(self) -> Header:
+        """The header that a procedure begins with which is not stored: its versions are above those of all that were
+        forgotten, so what comes back is newer than what anybody saw of it."""
+
     def headers(self) -> dict[str, Header | str]:
         """Those of all stored procedures, or, of one that is damaged, what is wrong with it. Costs one walk."""
 
@@ -194,7 +198,10 @@ class DocumentTable(Protocol):
         """
 
     def forget(self, procedure_id: str) -> None:
-        """Delete all of a document, however damaged."""
+        """Delete all of a document, however damaged. Should it come back, its versions go on above those it had."""
+
+    def idle(self, before: float) -> list[str]:
+        """Clean documents that were last written before that moment, in seconds since the epoch, by their own time."""
 
     def recover(self, now: float) -> list[str]:
         """Put in order what can be derived from the rest (a place in the outbox): what was wrong, in words, and what

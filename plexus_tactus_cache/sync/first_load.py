@@ -26,7 +26,7 @@ def revalidate(procedure_id: str, store: Store, engine: SyncEngine | None, setti
     problem = _ask(procedure_id, engine, settings)
     header = store.header(procedure_id)
     # A header without either is only the news that the record cannot be used.
-    known = header is not None and (header.version > 0 or store.base(procedure_id) is not None)
+    known = header is not None and (header.dirty or store.base(procedure_id) is not None)
     if problem is None or known:
         return True
     if settings.on_unreachable == "raise" or (settings.on_unreachable == "wait" and engine is None):

@@ -41,7 +41,7 @@ class Reconciler:
 
     def _reconcile(self, procedure_id: str, remote: Remote | None, now: float) -> Reconciled:
         found = self._read(procedure_id, remote, now)
-        header, local = found or (Header(), Document())
+        header, local = found or (self._store.unknown(), Document())
         base = base_of(self._store, procedure_id)
         pending = self._store.pending(procedure_id)
         creating = self._store.creation(procedure_id) is not None
@@ -100,10 +100,8 @@ class Reconciler:
                 raise
             log.warning("%s; Plexus has all of it, and it was read again from there", error)
             self._store.forget(procedure_id)
-            version = int(now)  # above all that there can have been
-            fresh = Header(version=version, pushed=version, log_version=version)
-            self._store.put_header(procedure_id, fresh)
-            return fresh, Document()
+            self._store.put_header(procedure_id, self._store.unknown())
+            return self._store.unknown(), Document()
 
     def _is_dirty(self, procedure_id: str) -> bool:
         """Of a document that is damaged: whether it has, or had, changes that Plexus does not have."""

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted
-from plexus_tactus_cache.store.contract import Header, Pending
+from plexus_tactus_cache.store.contract import Pending
 from plexus_tactus_cache.store.local.parts import OnRows, quoted
 
 log = logging.getLogger("plexus_tactus_cache")
@@ -91,7 +91,7 @@ class OutboxRows(OnRows):
         def work() -> None:
             sheet = self._sheet(procedure_id)  # of a document that may be damaged
             if sheet.tally is not None:
-                self.put_header(procedure_id, (sheet.header or Header())._replace(queued=True))
+                self.put_header(procedure_id, (sheet.header or self.unknown())._replace(queued=True))
             self.update_pending(procedure_id, now, parked=reason, reread=True)
 
         log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -124,6 +125,13 @@ class OnRows:
     def header(self, procedure_id: str) -> Header | None:
         return self._header_and_tally(procedure_id)[0]
 
+    def unknown(self) -> Header:
+        try:
+            version = self._json("forgotten") or 0
+        except CacheCorrupted:
+            version = int(time.time())  # above all that there can have been
+        return Header(version=version, pushed=version, log_version=version)
+
     def _header_and_tally(self, procedure_id: str) -> tuple[Header | None, Tally | None]:
         """As this transaction has them so far."""
         if self.rows.database.writing and procedure_id in self._current.ids:
@@ -189,7 +197,7 @@ class OnRows:
         if sheet.changed and sheet.tally is not None:
             if sheet.is_new:
                 self._note_document(sheet.name, 1)
-            fields = [*(sheet.header or Header()), [sheet.tally.log, sheet.tally.rest]]
+            fields = [*(sheet.header or self.unknown()), [sheet.tally.log, sheet.tally.rest]]
             self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
 
     def _note_document(self, name: str, more: int) -> None:

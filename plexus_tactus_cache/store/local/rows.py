@@ -42,6 +42,7 @@ _RANGE = " FROM Cache WHERE raw = 1 AND key >= ? AND key < ?"
 _READ = "SELECT mode, filename, CAST(value AS BLOB) FROM Cache WHERE key = ? AND raw = 1"
 _SCAN = "SELECT key, mode, filename, CAST(value AS BLOB)" + _RANGE + " ORDER BY key"
 _KEYS = "SELECT key" + _RANGE + " ORDER BY key"
+_WRITTEN_BEFORE = "SELECT key" + _RANGE + " AND store_time < ? ORDER BY key"
 _COUNT = "SELECT count(*)" + _RANGE
 _FIRST = _KEYS + " LIMIT 1"
 _PREFIX = f"SELECT substr(CAST(value AS BLOB), 1, {_CHECKSUM_BYTES})"
@@ -312,6 +313,11 @@ class Rows:
                     continue
             self._checked(key, mode, filename, value)  # raises
         return rows, total
+
+    def written_before(self, moment: float, prefix: str) -> list[str]:
+        """The keys after `prefix` whose rows were last written before that moment, in order."""
+        found = self.database.execute(_WRITTEN_BEFORE, (*_range(prefix), moment))
+        return [key[len(prefix) :] for (key,) in found]
 
     def checksums(self, prefix: str, start: str = "") -> list[int]:
         """The checksums that the rows of `scan` have, right or wrong."""

@@ -8,6 +8,7 @@
 | `state/<id>/<key>`         | one top-level value of state; likewise `lua/<id>/<key>`                   |
 | `var/<id>/<digest>`        | one distinct value of captured_vars                                       |
 | `extra/<id>`               | async_procedures                                                          |
+| `forgotten`                | a version above those of all documents that were forgotten                |
 
 The rows of the outbox, of the books and of the processes are in the modules of those names.
 """
@@ -183,12 +184,12 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         )
 
     def write(self, procedure_id: str, changes: Changes, now: float, delay: float = 0.0) -> Header:
-        header, changes = held_back(self.header(procedure_id) or Header(), changes)
+        header, changes = held_back(self.header(procedure_id) or self.unknown(), changes)
         self.keep_old(procedure_id, changes)
         return self._queue(procedure_id, header, changes, now, delay)
 
     def merge(self, procedure_id: str, changes: Changes, runs: Iterable[str], now: float) -> Header:
-        header = note_cancelled(self.header(procedure_id) or Header(), changes, runs)
+        header = note_cancelled(self.header(procedure_id) or self.unknown(), changes, runs)
         return self._queue(procedure_id, header, changes, now, 0.0)
 
     def _queue(self, procedure_id: str, header: Header, changes: Changes, now: float, delay: float) -> Header:
@@ -201,7 +202,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         return header
 
     def adopt(self, procedure_id: str, changes: Changes, runs: Iterable[str]) -> Header:
-        header = note_cancelled(self.header(procedure_id) or Header(), changes, runs)
+        header = note_cancelled(self.header(procedure_id) or self.unknown(), changes, runs)
         version = header.version + 1 if changes else header.version
         header = self._apply(procedure_id, header, changes, version)
         header = header._replace(version=version, pushed=version, queued=False)
@@ -264,7 +265,23 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         if self.rows.checksum_of(f"doc/{sheet.name}") is not None:
             self._note_document(sheet.name, -1)
             self.rows.delete_row(f"doc/{sheet.name}")
+        last = int(time.time()) if sheet.header is None else sheet.header.version
+        self._put_json("forgotten", max(self.unknown().version, last + 1))
         del self._current.sheets[procedure_id]
+
+    def idle(self, before: float) -> list[str]:
+        def work() -> list[str]:
+            names = self.rows.written_before(before, "doc/")
+            return [name for name in map(unquote, names) if self._is_clean(name)]
+
+        return self.snapshot(work)
+
+    def _is_clean(self, procedure_id: str) -> bool:
+        try:
+            header = self.header(procedure_id)
+        except CacheCorrupted:
+            return False
+        return header is not None and not header.dirty and not header.queued
 
     def sweep(self, procedure_id: str) -> Header | None:
         header = self.header(procedure_id)
