@@ -13,6 +13,7 @@ StorageError
 ├── CacheClosed             the cache was closed
 ├── ConflictNotFound        the conflict journal has no such record
 ├── ConflictOutdated        a log tail cannot be restored: what was before it has changed
+├── StillNeeded             a procedure is not forgotten: Plexus does not have all of it, or a person has to decide
 ├── RemoteUnavailable       Plexus was needed for this call and did not answer
 ├── RunSuperseded           the document's log went another way; this run must not go on
 ├── RunNotFound             (also a FileNotFoundError) no run of this id was saved here
@@ -90,6 +91,16 @@ class ConflictNotFound(StorageError):
 
 class ConflictOutdated(StorageError):
     """The set-aside tail of a log does not go on from what the log is now; it stays in the journal."""
+
+
+class StillNeeded(StorageError):
+    """A procedure is not forgotten: it has something that Plexus does not have, or that a person has to decide about."""
+
+    def __init__(self, procedure_id: str, why: str) -> None:
+        self.procedure_id = procedure_id
+        super().__init__(
+            f"procedure {procedure_id!r} is not forgotten: {why}; `sync` or `resolve` first, or discard what it has"
+        )
 
 
 class RemoteUnavailable(StorageError):

@@ -1,0 +1,56 @@
+"""Upkeep: what is let go of, so that a store does not grow for ever. Only what Plexus has, or what somebody gives up."""
+
+from __future__ import annotations
+
+import logging
+
+from plexus_tactus_cache.errors import CacheCorrupted, ProcedureNotFound, StillNeeded
+from plexus_tactus_cache.store.contract import Lease, Store
+
+log = logging.getLogger("plexus_tactus_cache")
+
+
+def forget(store: Store, procedure_id: str, *, discard: bool = False, lease: Lease | None = None) -> None:
+    """Delete a procedure from the store; Plexus's record stays.
+
+    Raises ProcedureNotFound; StillNeeded for one that has something that Plexus does not have, or that a person has to
+    decide about, unless that is to be discarded.
+    """
+
+    def work() -> None:
+        if not discard:
+            why = _still_needed(store, procedure_id)
+            if why is not None:
+                raise StillNeeded(procedure_id, why)
+        store.forget(procedure_id)
+
+    store.transaction(procedure_id, work, lease=lease)
+
+
+def _still_needed(store: Store, procedure_id: str) -> str | None:
+    """Why it must not go."""
+    header, pending = store.header(procedure_id), store.pending(procedure_id)
+    if header is None:
+        raise ProcedureNotFound(procedure_id, f"it is not in {store.location}")
+    if pending is not None and pending.parked is not None:
+        return f"it is parked: {pending.parked}"
+    if header.dirty or header.queued or pending is not None:
+        return "not all of it is in Plexus yet"
+    if store.conflicts(procedure_id=procedure_id):
+        return "it has open conflicts"
+    return None
+
+
+def collect(store: Store, before: float, lease: Lease | None = None) -> list[str]:
+    """Forget the procedures that were last written before that moment (seconds since the epoch), if all of them is in
+    Plexus and nobody has to decide anything about them: which they were."""
+    gone = []
+    for procedure_id in store.idle(before):
+        try:
+            forget(store, procedure_id, lease=lease)
+        except (StillNeeded, ProcedureNotFound, CacheCorrupted):
+            continue  # written, or forgotten, meanwhile; what is damaged is doctor's
+        gone.append(procedure_id)
+    if gone:
+        log.info("%d procedures of which Plexus has everything were forgotten in %s", len(gone), store.location)
+    return gone
