@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -60,9 +61,10 @@ class File:
         if fate is Fate.KEPT:
             return self.whole()
         if fate is Fate.MIXED:
-            moments: dict[int, int] = {}
-            pick = dice.choice([lambda: dice.randint(0, count), lambda: dice.choice((0, count))])
-            return self._after(lambda block: moments.setdefault(block, pick()), dice.randint(0, count), size)
+            moments: defaultdict[int, int] = defaultdict(
+                dice.choice([lambda: dice.randint(0, count), lambda: dice.choice((0, count))])
+            )
+            return self._after(moments.__getitem__, dice.randint(0, count), size)
         moment, tear = dice.randrange(count), 0  # blocks before the tear have that moment's write
         torn = self.since[moment]
         if isinstance(torn, Write):

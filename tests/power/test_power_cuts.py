@@ -50,12 +50,12 @@ def test_the_record_is_whole(record: Record, tmp_path_factory: pytest.TempPathFa
 
     begins = [event for event in events if (event.kind, event.path, event.offset) == (Kind.WRITE, LOG, 0)]
     ends = [event for event in events if (event.kind, event.path) == (Kind.UNLINK, LOG)]
+    assert len(ends) > 2  # caches were closed
     assert len(begins) > 2 + len(ends)  # it was brought into the database while it was in use, more than once
 
 
-@pytest.mark.parametrize("seed", ["a"])
-def test_what_was_acknowledged_survives(record: Record, tmp_path: Path, seed: str) -> None:
-    assert judge(record("full"), IMAGES, seed, tmp_path) == []
+def test_what_was_acknowledged_survives(record: Record, tmp_path: Path) -> None:
+    assert judge(record("full"), IMAGES, "a", tmp_path) == []
 
 
 @pytest.mark.drill
@@ -67,6 +67,15 @@ def test_what_was_acknowledged_survives_many_power_cuts(record: Record, tmp_path
 def test_what_is_not_promised_is_found_missing(record: Record, tmp_path: Path) -> None:
     """The control: `normal` survives a crash only. What is there was acknowledged, but not all that was is there."""
     assert {finding.wrong for finding in judge(record("normal"), IMAGES, "a", tmp_path)} == {Wrong.LOST}
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+def test_a_new_store_is_one_whatever_it_lost(record: Record, tmp_path: Path, durability: str) -> None:
+    """From its first file until the first cache on it is closed."""
+    events = record(durability)
+    unlinked = [at for at, event in enumerate(events) if (event.kind, event.path) == (Kind.UNLINK, LOG)]
+    found = judge(events[: unlinked[-2]], IMAGES, "new", tmp_path)
+    assert [finding for finding in found if finding.wrong is Wrong.BROKEN] == []
 
 
 @pytest.mark.parametrize("path", [STORE, LOG, f"{STORE}/cache.db"])
