@@ -115,7 +115,8 @@ class Folder:
     def cut(self, dice: random.Random) -> dict[str, File | Folder]:
         """The entries as they may be after a power cut."""
         kept: dict[str, File | Folder] = dict(self.synced)
-        fate, moment = dice.choice(list(Fate)), dice.randint(0, len(self.since))
+        fate = dice.choice([*Fate, Fate.MIXED])  # there are few changes, and POSIX promises no order
+        moment = dice.randint(0, len(self.since))
         for number, entries in enumerate(self.since):
             done = {Fate.LOST: False, Fate.KEPT: True, Fate.CUT: number < moment, Fate.MIXED: dice.random() < 0.5}
             if done[fate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
@@ -81,14 +81,14 @@ def _differences(found: Picture, wanted: Picture) -> str:
 
 
 def cuts(events: Sequence[Event], count: int, dice: random.Random) -> list[int]:
-    """So many moments, in order: anywhere, just after an acknowledgement, and about what happens seldom."""
-    often = Counter((event.kind, event.path) for event in events)
-    seldom = [at for at, event in enumerate(events) if often[event.kind, event.path] < 50]
-    said = [at for at, event in enumerate(events) if event.kind is Kind.MARK]
+    """So many moments, in order: anywhere; about a sort of event, the rare as often as others; after a write."""
+    sorts: defaultdict[tuple[Kind, str], list[int]] = defaultdict(list)
+    for at, event in enumerate(events):
+        sorts[event.kind, event.path].append(at)
     pick = (
         lambda: dice.randrange(len(events)),
-        lambda: dice.choice(said) + 1,
-        lambda: dice.choice(seldom) + dice.randint(-2, 3),
+        lambda: dice.choice(dice.choice(list(sorts.values()))) + dice.randint(-1, 3),
+        lambda: dice.choice(sorts[Kind.MARK, ""]) + 1,
     )
     return sorted(min(max(0, dice.choice(pick)()), len(events)) for _ in range(count))
 
