@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -29,7 +30,7 @@ class Wrong(Enum):
 
 
 class Finding(NamedTuple):
-    """Something wrong with one image, which `image_at` makes again."""
+    """Something wrong with an image: made of the record up to the event `cut`, with the dice of `seed`."""
 
     wrong: Wrong
     cut: int
@@ -65,14 +66,12 @@ class Ledger:
         wanted = self.acknowledged.get(lane, empty())
         if found == wanted or (lane in self.begun and found == say(wanted, self.begun[lane])):
             return None
-        taken, before, count = self._taken.get(lane, []), empty(), 0
-        for number, step in enumerate([None, *taken]):
-            before = before if step is None else say(before, step)
-            if before == found:
-                count = number
-        if before != found and count == 0 and found != empty():
+        taken = self._taken.get(lane, [])
+        past = itertools.accumulate(taken, say, initial=empty())
+        counts = [count for count, state in enumerate(past) if state == found]
+        if not counts:
             return Wrong.BROKEN, f"{lane} is as it never was: {_differences(found, wanted)}"
-        return Wrong.LOST, f"{lane} has {count} of {len(taken)} acknowledged writes"
+        return Wrong.LOST, f"{lane} has {counts[-1]} of {len(taken)} acknowledged writes"
 
 
 def _differences(found: Picture, wanted: Picture) -> str:
@@ -94,27 +93,23 @@ def cuts(events: Sequence[Event], count: int, dice: random.Random) -> list[int]:
 
 
 def findings(events: Sequence[Event], count: int, seed: str, directory: Path) -> Iterator[Finding]:
-    """What is wrong with so many images of power cuts in a record; `directory` is used for them."""
+    """What is wrong with so many images of power cuts in a record.
+
+    They are made below `directory`; the first with something wrong stays there as `wrong`, as it was before it was opened.
+    """
     disk, ledger, done = Disk(), Ledger(), 0
+    image, wrong = directory / "image", directory / "wrong"
     for number, cut in enumerate(cuts(events, count, random.Random(seed))):
         for event in events[done:cut]:
             (ledger if event.kind is Kind.MARK else disk).take(event)
         done = cut
-        dice = f"{seed} {number}"
-        image = directory / "image"
-        disk.cut(image, random.Random(dice))
-        for wrong, what in judged(image / STORE, ledger):
-            yield Finding(wrong, cut, dice, what)
+        disk.cut(image, random.Random(f"{seed} {number}"))
+        found = judged(image / STORE, ledger)
         shutil.rmtree(image)
-
-
-def image_at(events: Sequence[Event], finding: Finding, directory: Path) -> Ledger:
-    """Make the image of a finding again, to look at it: what should be in it."""
-    disk, ledger = Disk(), Ledger()
-    for event in events[: finding.cut]:
-        (ledger if event.kind is Kind.MARK else disk).take(event)
-    disk.cut(directory, random.Random(finding.seed))
-    return ledger
+        if found and not wrong.exists():
+            disk.cut(wrong, random.Random(f"{seed} {number}"))
+        for kind, what in found:
+            yield Finding(kind, cut, f"{seed} {number}", what)
 
 
 def judged(store: Path, ledger: Ledger) -> list[tuple[Wrong, str]]:
