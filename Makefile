@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-gql3 test-versions check demo bench clean
+.PHONY: help setup test test-gql3 test-versions drills check demo bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,9 @@ test-versions: setup ## test with the oldest Tactus that Plexus allows, and with
 	  echo "with $$(basename build/tactus/tactus-*.dist-info .dist-info):"; \
 	  PYTHONPATH=$(CURDIR)/build/tactus $(BIN)/python -m pytest -q tests/durable tests/conformance tests/e2e || exit 1; \
 	done
+
+drills: setup ## run the tests that are too long for each change
+	@$(BIN)/python -m pytest -m drill
 
 check: setup ## lint and type-check
 	@$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from plexus_tactus_cache.errors import LocalStoreError, StoreBusy, StoreFull
+from plexus_tactus_cache.store.local.directory import LOG
 from plexus_tactus_cache.store.local.rows import Rows
 from store.on_rows import MEGABYTE, PATIENCE, Oops, fail, in_process, in_thread, open_rows, put, put_all
 
@@ -177,6 +179,18 @@ def test_threads_that_write_at_once_lose_nothing(rows: Rows) -> None:
         thread.join(PATIENCE)
     assert rows.read_row("count") == b"100"
     assert len(rows.scan("by/")) == 100
+
+
+def test_a_thread_that_ends_takes_its_connection_along(rows: Rows, directory: Path) -> None:
+    """At once: until the collector comes, a fork would inherit it, and no close would be the last."""
+    gc.disable()
+    try:
+        in_thread(lambda: put_all(rows, {"a": b"1"}) or True)  # type: ignore[func-returns-value]
+        assert (directory / LOG).exists()
+        rows.close()
+        assert not (directory / LOG).exists()  # as the last connection to close leaves it
+    finally:
+        gc.enable()
 
 
 def test_processes_that_write_at_once_lose_nothing(rows: Rows, directory: Path) -> None:

@@ -49,6 +49,14 @@ class Slot:
         self.writing = False  # which of both
         self.ticket: Ticket | None = None  # of the transaction
 
+    def __del__(self) -> None:
+        """A thread that ends takes its connection along.
+
+        By itself it would stay open, where no close and no fork finds it, until the collector comes: it refers to
+        itself, by its cache of statements.
+        """
+        disconnect(self)
+
 
 class Database:
     """One SQLite database in WAL mode, for any number of threads and processes.
@@ -85,7 +93,7 @@ class Database:
     def _begin_anew(self) -> None:
         """With no connection at all, as a child process must."""
         self._local = threading.local()
-        self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # a thread that ends takes its connection along
+        self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # those of threads that have not ended
         self._slots_lock = threading.RLock()
         self._held: list[Slot] = []  # while the process forks
 

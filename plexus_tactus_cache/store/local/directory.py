@@ -51,16 +51,25 @@ def make_durably(directory: Path) -> None:
     if not directory.parent.exists():
         make_durably(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    keep_entries(directory.parent)
+    keep(directory.parent)
 
 
-def keep_entries(directory: Path) -> None:
-    """Make durable which files are in a directory."""
-    file = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+def keep(path: Path) -> None:
+    """Make durable what is in a file, or which files are in a directory."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def keep_commits(directory: Path) -> None:
+    """Make durable what was committed, whatever the durability of the connections. Under the writer's lock."""
+    try:
+        keep(directory / LOG)  # which has no POSIX locks that closing it would end
+    except FileNotFoundError:
+        return  # whoever closed last has brought it into the database, and synced that
+    keep(directory)
 
 
 def open_file(path: Path) -> int:

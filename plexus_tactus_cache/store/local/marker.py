@@ -75,7 +75,7 @@ def write(directory: Path, marker: Marker) -> None:
         os.write(file, orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
         os.fsync(file)
         os.replace(new, directory / MARKER)
-        directories.keep_entries(directory)
+        directories.keep(directory)
     except OSError as error:
         raise directories.unusable(directory / MARKER, error) from error
     finally:

@@ -139,7 +139,7 @@ class Rows:
             self.write_row(STORE, orjson.dumps({**row, "store_id": store_id}))
 
     def mark(self) -> None:
-        """Let the marker say what the row `store` says."""
+        """Let the marker say what the row `store` says: the row is durable first, or a power cut would take it away."""
 
         def work() -> None:
             row = self._store_row()
@@ -147,6 +147,7 @@ class Rows:
                 raise self._emptied()
             wanted = Marker(row["store_id"], row["format"])
             if marker.read(self.path) != wanted:
+                directories.keep_commits(self.path)
                 marker.write(self.path, wanted)
 
         self._under_lock(work)
