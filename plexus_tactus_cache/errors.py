@@ -13,6 +13,7 @@ StorageError
 ├── CacheClosed             the cache was closed
 ├── ConflictNotFound        the conflict journal has no such record
 ├── ConflictOutdated        a log tail cannot be restored: what was before it has changed
+├── InvalidClient           (also a ValueError) an API URL or key that no request is sent with
 ├── RemoteUnavailable       Plexus was needed for this call and did not answer
 ├── RunSuperseded           the document's log went another way; this run must not go on
 ├── RunNotFound             (also a FileNotFoundError) no run of this id was saved here
@@ -21,9 +22,14 @@ StorageError
 
 from __future__ import annotations
 
+from plexus_tactus_cache.printable import printable
+
 
 class StorageError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Root of every error that this package raises on purpose. Its text is one line that is safe to print."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ProcedureNotFound(StorageError):
@@ -90,6 +96,10 @@ class ConflictNotFound(StorageError):
 
 class ConflictOutdated(StorageError):
     """The set-aside tail of a log does not go on from what the log is now; it stays in the journal."""
+
+
+class InvalidClient(StorageError, ValueError):
+    """The API URL or the key is not one that a request is sent with."""
 
 
 class RemoteUnavailable(StorageError):

@@ -28,6 +28,7 @@ class CacheSettings(BaseSettings):
     push_interval: float = Field(1.0, gt=0, description="writes within this time travel in one push")
     load_timeout: float = Field(2.0, ge=0, description="how long an adapter's first load waits for Plexus")
     request_timeout: float = Field(10.0, gt=0, description="limit for one request to Plexus")
+    allow_http: bool = Field(False, description="http:// URLs of other machines are used too; else only https:// ones")
     close_timeout: float = Field(5.0, ge=0, description="how long close() tries to push what is pending")
     max_backoff: float = Field(60.0, gt=0, description="longest wait between two attempts")
     durability: Literal["full", "normal"] = Field(
