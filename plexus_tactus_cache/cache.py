@@ -81,6 +81,7 @@ class ProcedureCache:
         StoreReadOnly: there is no store in the directory and none can be made: it is not ours, or not writable.
         EndpointMismatch: the directory belongs to another API endpoint.
         CacheCorrupted: the database is damaged, gone, emptied, or that of another store.
+        InvalidClient: requests cannot be sent to the API URL, or not with the key; nothing was opened.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class ProcedureCache:
         self._read_only = read_only
         self._projection = dashboard_state
         self.settings = settings or CacheSettings()
-        self._client = client_or_none(client, timeout=self.settings.request_timeout)
+        self._client = client_or_none(client, self.settings)
         self._way_out = "the client is OFFLINE" if client is OFFLINE else f"set {URL_VARIABLE} and {KEY_VARIABLE}"
         self.endpoint = endpoint_of(self._client)
         self.directory = Path(directory).expanduser() if directory else default_directory(self.endpoint)
@@ -125,10 +126,9 @@ class ProcedureCache:
         self._thread: SyncThread | None = None
         self._foreground: Foreground | None = None
         if self._client is not None and not self._store.read_only:
-            procedures = Procedures(
-                self._client, s3_or_none(self.settings.attachments_bucket, self.settings.request_timeout)
-            )
-            self._engine = SyncEngine(self._store, procedures, self.settings, projection=self._projection)
+            settings = self.settings
+            s3 = s3_or_none(settings.attachments_bucket, settings.request_timeout, settings.allow_http)
+            self._engine = SyncEngine(self._store, Procedures(self._client, s3), settings, projection=self._projection)
             if self._background:
                 self._bind()
                 self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
@@ -352,7 +352,7 @@ def shared_cache(
     client: GraphQLClient | Offline | None, directory: str | os.PathLike[str] | None, settings: CacheSettings | None
 ) -> ProcedureCache:
     """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
-    found_client = client_or_none(client)
+    found_client = client_or_none(client, settings or CacheSettings())
     path = Path(directory).expanduser() if directory else default_directory(endpoint_of(found_client))
     key = path.absolute(), found_client is not None
     with _shared_lock:

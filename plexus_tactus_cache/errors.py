@@ -14,6 +14,7 @@ StorageError
 ├── ConflictNotFound        the conflict journal has no such record
 ├── ConflictOutdated        a log tail cannot be restored: what was before it has changed
 ├── StillNeeded             a procedure is not forgotten: Plexus does not have all of it, or a person has to decide
+├── InvalidClient           (also a ValueError) an API URL or key that no request is sent with
 ├── RemoteUnavailable       Plexus was needed for this call and did not answer
 ├── RunSuperseded           the document's log went another way; this run must not go on
 ├── RunNotFound             (also a FileNotFoundError) no run of this id was saved here
@@ -22,9 +23,14 @@ StorageError
 
 from __future__ import annotations
 
+from plexus_tactus_cache.printable import printable
+
 
 class StorageError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Root of every error that this package raises on purpose. Its text is one line that is safe to print."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ProcedureNotFound(StorageError):
@@ -94,13 +100,17 @@ class ConflictOutdated(StorageError):
 
 
 class StillNeeded(StorageError):
-    """A procedure is not forgotten: it has something that Plexus does not have, or that a person has to decide about."""
+    """A procedure is not forgotten: it has something that Plexus lacks, or that a person has to decide about."""
 
     def __init__(self, procedure_id: str, why: str) -> None:
         self.procedure_id = procedure_id
         super().__init__(
             f"procedure {procedure_id!r} is not forgotten: {why}; `sync` or `resolve` first, or discard what it has"
         )
+
+
+class InvalidClient(StorageError, ValueError):
+    """The API URL or the key is not one that a request is sent with."""
 
 
 class RemoteUnavailable(StorageError):

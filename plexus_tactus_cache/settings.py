@@ -28,6 +28,9 @@ class CacheSettings(BaseSettings):
     push_interval: float = Field(default=1.0, gt=0, description="writes within this time travel in one push")
     load_timeout: float = Field(default=2.0, ge=0, description="how long an adapter's first load waits for Plexus")
     request_timeout: float = Field(default=10.0, gt=0, description="limit for one request to Plexus")
+    allow_http: bool = Field(
+        default=False, description="http:// URLs of other machines are used too; else only https:// ones"
+    )
     close_timeout: float = Field(default=5.0, ge=0, description="how long close() tries to push what is pending")
     max_backoff: float = Field(default=60.0, gt=0, description="longest wait between two attempts")
     durability: Literal["full", "normal"] = Field(

@@ -26,6 +26,7 @@ FLOORS = [  # from top to bottom; a room is a folder or a module
     ["envelope"],
     ["document"],
     ["errors", "settings"],
+    ["printable"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 ALLOWED = {  # (who, whom): why

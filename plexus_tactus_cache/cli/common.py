@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-from collections.abc import Sequence
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 import orjson
 from pydantic import BaseModel
 
 from plexus_tactus_cache.cache import ProcedureCache, endpoint_of
+from plexus_tactus_cache.document.encoding import encode_leniently
 from plexus_tactus_cache.errors import StoreReadOnly
+from plexus_tactus_cache.printable import printable
 from plexus_tactus_cache.remote.client import PlexusClient
 from plexus_tactus_cache.settings import default_directory
 from plexus_tactus_cache.store.local import holds_store
@@ -59,8 +65,32 @@ def size(count: int) -> str:
     return f"{count / 2**20:.1f} MB" if count >= 2**20 else f"{count / 2**10:.0f} KB"
 
 
-def print_json(found: BaseModel | Sequence[BaseModel]) -> None:
-    """Reports for programs."""
-    plain = found.model_dump() if isinstance(found, BaseModel) else [one.model_dump() for one in found]
-    # values of conflicts can be anything; here they are to be looked at
-    print(orjson.dumps(plain, default=repr, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode())
+def say(*lines: str) -> None:
+    """Lines for people, on standard output, with escapes for what would not be seen as it is (`printable`)."""
+    _write(sys.stdout, lines)
+
+
+def complain(*lines: str) -> None:
+    """As `say`, on standard error."""
+    _write(sys.stderr, lines)
+
+
+def _write(stream: TextIO, lines: Sequence[str]) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    for line in lines:
+        # What the terminal does not have is escaped too, in place of an exception.
+        print(printable(line).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
+def print_json(found: Any, *, other: Callable[[Any], str] = repr) -> None:
+    """Reports for programs, or a value, as JSON in ASCII, on which no terminal acts; `other` shows what is not JSON."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+
+    def plain(found: Any) -> Any:
+        return found.model_dump() if isinstance(found, BaseModel) else other(found)
+
+    try:
+        text = orjson.dumps(found, default=plain, option=options)
+    except TypeError:  # a key that is a tuple, a lone surrogate: values of conflicts can be anything
+        text = orjson.dumps(encode_leniently(found).plain, option=options)
+    print(re.sub(r"[^\n -~]", lambda one: json.dumps(one[0])[1:-1], text.decode()))

@@ -7,7 +7,7 @@ import textwrap
 from typing import Any
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.cli.common import look_at_store, print_json, when
+from plexus_tactus_cache.cli.common import look_at_store, print_json, say, when
 from plexus_tactus_cache.document.models import CheckpointEntry
 
 
@@ -30,13 +30,13 @@ def _conflicts(cache: ProcedureCache, options: argparse.Namespace) -> int:
     for one in found:
         where = one.part if one.key is None else f"{one.part} {one.key!r}"
         where = f"{one.part} from position {one.key}" if one.part == "execution_log" else where
-        print(f"{one.id}  {one.procedure_id}  {where}  {when(one.at)}")
-        print(f"    {one.reason}; " + (f"{one.kept} is kept" if one.kept else "undecided"))
+        say(f"{one.id}  {one.procedure_id}  {where}  {when(one.at)}")
+        say(f"    {one.reason}; " + (f"{one.kept} is kept" if one.kept else "undecided"))
         for side in ("local", "remote", "base"):
             if side not in one.absent:
-                print(f"    {side + ':':<8}{_short(getattr(one, side))}")
+                say(f"    {side + ':':<8}{_short(getattr(one, side))}")
     if not found:
-        print("no conflicts")
+        say("no conflicts")
     return 0
 
 
@@ -51,5 +51,5 @@ def _resolve(cache: ProcedureCache, options: argparse.Namespace) -> int:
     if options.json:
         print_json([one for one in cache.conflicts(resolved=True) if one.id == options.conflict_id])
     else:
-        print(f"conflict {options.conflict_id}: {options.keep} is the value now; the next sync brings it to Plexus")
+        say(f"conflict {options.conflict_id}: {options.keep} is the value now; the next sync brings it to Plexus")
     return 0

@@ -7,14 +7,15 @@ store cannot be used), 2 for wrong arguments.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pydantic import ValidationError
 
 from plexus_tactus_cache.cli import conflicts, doctor, run, status, sync
-from plexus_tactus_cache.cli.common import common_options
+from plexus_tactus_cache.cli.common import common_options, complain
 from plexus_tactus_cache.errors import StorageError
+from plexus_tactus_cache.printable import printable
 
 GROUPS = (status, doctor, sync, conflicts, run)
 
@@ -26,15 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with options.open(options) as cache:
             return int(options.run(cache, options))
     except (StorageError, ValidationError) as error:
-        print(f"plexus-tactus-cache: {error}", file=sys.stderr)
+        complain(*f"plexus-tactus-cache: {error}".split("\n"))  # pydantic's take several lines
         return 1
     except KeyboardInterrupt:
-        print("plexus-tactus-cache: interrupted; nothing is lost", file=sys.stderr)
+        complain("plexus-tactus-cache: interrupted; nothing is lost")
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="plexus-tactus-cache", description="The local store of Tactus procedures, and what of it is in Plexus."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

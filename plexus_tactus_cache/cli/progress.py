@@ -8,13 +8,15 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 
+from plexus_tactus_cache.printable import printable
+
 
 class Progress:
     """A line for each checkpoint, above a line that says where the run stands. Tactus's log handler."""
 
     def __init__(self, procedure_id: str, run_id: str, stored: int, *, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._title = f"procedure [bold]{escape(procedure_id)}[/], run {escape(run_id)}"
+        self._title = f"procedure [bold]{_shown(procedure_id)}[/], run {_shown(run_id)}"
         self._stored = stored
         self._made = 0
         self._status = self._console.status(self._line())
@@ -36,16 +38,22 @@ class Progress:
         if kind == "checkpoint_created":
             self._made += 1
             self._console.print(
-                f"  [green]✓[/] {event.checkpoint_position:>4} {escape(event.checkpoint_type)} "
+                f"  [green]✓[/] {event.checkpoint_position:>4} {_shown(event.checkpoint_type)} "
                 f"[dim]{event.duration_ms or 0:.0f} ms[/]"
             )
             self._status.update(self._line())
         elif kind == "log":
-            self._console.print(f"    {escape(str(event.message))}")
+            for line in str(event.message).split("\n"):
+                self._console.print(f"    {_shown(line)}")
 
-    def say(self, text: str) -> None:
+    def say(self, *lines: str) -> None:
         """A message of ours."""
-        self._console.print(escape(text), soft_wrap=True)
+        for line in lines:
+            self._console.print(_shown(line), soft_wrap=True)
 
     def _line(self) -> str:
         return f"{self._title}: {self._made} checkpoints stored"
+
+
+def _shown(text: str) -> str:
+    return escape(printable(text))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import orjson
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.cache import ProcedureCache
+from plexus_tactus_cache.cli.common import complain, print_json
 from plexus_tactus_cache.document.lua import describe
 from plexus_tactus_cache.errors import StorageError
 from plexus_tactus_cache.settings import CacheSettings
@@ -98,16 +98,16 @@ def run(cache: ProcedureCache, options: argparse.Namespace) -> int:
         try:
             outcome = loop.run_until_complete(runtime.execute(source, context=parameters, format="lua"))
         except KeyboardInterrupt:
-            progress.say(f"interrupted; nothing is lost. Go on with:\n  {again}")
+            progress.say("interrupted; nothing is lost. Go on with:", f"  {again}")
             return _INTERRUPTED
         finally:
             loop.close()
         status = _finish(storage, outcome, progress, again)
     found = {"procedure_id": procedure_id, "run_id": run_id, "outcome": describe(outcome)}
     if options.json:
-        print(orjson.dumps(found, default=str, option=orjson.OPT_INDENT_2).decode())
+        print_json(found, other=str)
     elif outcome["success"]:
-        print(orjson.dumps(found["outcome"]["result"], default=str, option=orjson.OPT_INDENT_2).decode())
+        print_json(found["outcome"]["result"], other=str)
     return status
 
 
@@ -147,9 +147,9 @@ def _finish(storage: PlexusStorageAdapter, outcome: dict[str, Any], progress: An
         return 0
     if waiting is not None:
         storage.update_procedure_status(storage.procedure_id, waiting, outcome.get("pending_message_id"))
-        progress.say(f"{waiting}: {outcome.get('message')}. Go on with:\n  {again}")
+        progress.say(f"{waiting}: {outcome.get('message')}. Go on with:", f"  {again}")
         return _WAITS
     storage.update_procedure_status(storage.procedure_id, "FAILED")
-    progress.say(f"failed: {outcome.get('error')}\nAfter mending it, go on with:\n  {again}")
-    print(f"plexus-tactus-cache: {outcome.get('error')}", file=sys.stderr)
+    progress.say(f"failed: {outcome.get('error')}", "After mending it, go on with:", f"  {again}")
+    complain(f"plexus-tactus-cache: {outcome.get('error')}")
     return 1

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.cli.common import look_at_store, print_json, size, when
+from plexus_tactus_cache.cli.common import look_at_store, print_json, say, size, when
 from plexus_tactus_cache.document.reports import CacheStatus, ProcedureStatus
+from plexus_tactus_cache.printable import printable
 
 
 def add_commands(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -24,10 +25,10 @@ def _status(cache: ProcedureCache, options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        print("\n".join(describe(status)))
+        say(*describe(status))
         for procedure in cache.procedures():
             if procedure.parked_reason:
-                print(f"  parked: {procedure.procedure_id}: {procedure.parked_reason}")
+                say(f"  parked: {procedure.procedure_id}: {procedure.parked_reason}")
     return 0
 
 
@@ -57,10 +58,13 @@ def _ls(cache: ProcedureCache, options: argparse.Namespace) -> int:
         print_json(procedures)
         return 0
     rows = [("PROCEDURE", "ENTRIES", "STATUS", "PLEXUS")]
-    rows += [(one.procedure_id, str(one.entries), one.status or "-", standing(one)) for one in procedures]
+    rows += [
+        (printable(one.procedure_id), str(one.entries), printable(one.status or "-"), standing(one))
+        for one in procedures
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for name, entries, status, place in rows:
-        print(f"{name:<{widths[0]}}  {entries:>{widths[1]}}  {status:<{widths[2]}}  {place}")
+        say(f"{name:<{widths[0]}}  {entries:>{widths[1]}}  {status:<{widths[2]}}  {place}")
     return 0
 
 

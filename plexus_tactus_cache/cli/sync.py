@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from plexus_tactus_cache.cache import ProcedureCache
-from plexus_tactus_cache.cli.common import print_json
+from plexus_tactus_cache.cli.common import complain, print_json, say
 from plexus_tactus_cache.cli.status import describe, standing
 from plexus_tactus_cache.errors import ProcedureNotFound
 
@@ -36,14 +35,14 @@ def _sync(cache: ProcedureCache, options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     elif done:
-        print("everything is in Plexus")
+        say("everything is in Plexus")
     else:
         for error in report.errors if report else ():
-            print(f"error: {error}", file=sys.stderr)
-        print("\n".join(describe(status)))
+            complain(f"error: {error}")
+        say(*describe(status))
         for procedure in cache.procedures():
             if procedure.dirty or procedure.parked_reason:
-                print(f"  {procedure.procedure_id}: {standing(procedure)}")
+                say(f"  {procedure.procedure_id}: {standing(procedure)}")
     return 0 if done else 1
 
 
@@ -66,5 +65,5 @@ def _tell(cache: ProcedureCache, options: argparse.Namespace) -> int:
     if options.json:
         print_json(found)
     else:
-        print(f"{found.procedure_id}: {standing(found)}")
+        say(f"{found.procedure_id}: {standing(found)}")
     return 1 if found.parked_reason or (found.dirty and options.run is _retry) else 0

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from plexus_tactus_cache.errors import InvalidClient
+from plexus_tactus_cache.remote.discreet import discreet
+from plexus_tactus_cache.remote.endpoint import refusal_of
 from plexus_tactus_cache.remote.failures import NotS3, RequestFailed, classify_s3, classify_s3_code
 
 BUCKET_VARIABLE = "AMPLIFY_STORAGE_REPORTBLOCKDETAILS_BUCKET_NAME"  # Plexus's own (plexus-facts.md §6)
 DEFAULT_BUCKET = "reportblockdetails-production"
 _DELETE_BATCH = 1000  # keys in one request, S3's limit
+_LIBRARIES = ("boto3", "botocore", "urllib3")  # at DEBUG they log the bucket, signatures, and whole objects
 
 
 class Attachments(Protocol):
@@ -40,53 +43,43 @@ class Attachments(Protocol):
         """Forget objects; missing ones are fine. When it fails, some of them may be gone."""
 
 
-def keep_requests_out_of_the_log() -> None:
-    """At DEBUG, boto3's libraries log the bucket, signatures and whole requests: they are nobody's business.
-
-    Whoever sets the level of these loggers by name sees them all the same.
-    """
-    for name in ("botocore", "urllib3.connectionpool"):
-        found = logging.getLogger(name)
-        if found.level == logging.NOTSET:
-            found.setLevel(logging.INFO)
-
-
 class S3Attachments:
     """Attachments in one bucket. boto3 finds credentials, region and endpoint as it always does, at the first call.
 
     Args:
         timeout: seconds that connecting, and then each wait for an answer, may take.
+        allow_http: whether an http:// endpoint on another machine will do; None: as PLEXUS_CACHE_ALLOW_HTTP says.
 
     Raises ImportError, with the way out, where boto3 is not installed.
     """
 
-    def __init__(self, bucket: str, timeout: float) -> None:
+    def __init__(self, bucket: str, timeout: float, allow_http: bool | None = None) -> None:
         if importlib.util.find_spec("boto3") is None:  # importing it takes long, so that waits for the first call
             raise ImportError("attachments in S3 need boto3: install plexus-tactus-cache with its extra `s3`")
         self._bucket = bucket
         self._timeout = timeout
+        self._allow_http = allow_http
         self._made: tuple[int, Any] | None = None
 
     def __repr__(self) -> str:
         return "S3Attachments(...)"
 
     @classmethod
-    def from_environment(cls, bucket: str | None, timeout: float) -> S3Attachments:
+    def from_environment(cls, bucket: str | None, timeout: float, allow_http: bool | None = None) -> S3Attachments:
         """The attachments in `bucket`; None: in the one that Plexus's environment names, or its default."""
-        return cls(bucket or os.environ.get(BUCKET_VARIABLE) or DEFAULT_BUCKET, timeout)
+        return cls(bucket or os.environ.get(BUCKET_VARIABLE) or DEFAULT_BUCKET, timeout, allow_http)
 
     def _client(self) -> Any:
         """One client for all threads of this process: connections must not be shared with a forked child.
 
         Without a lock, which a fork could leave locked for ever: two threads that come first at once make two clients,
-        and one of them is kept.
+        and one of them is kept. Raises InvalidClient for an endpoint that nothing is sent to.
         """
         made = self._made
         if made is None or made[0] != os.getpid():
             import boto3
             from botocore.config import Config
 
-            keep_requests_out_of_the_log()  # not before: who does not use S3 keeps the log that they asked for
             config = Config(
                 connect_timeout=self._timeout,
                 read_timeout=self._timeout,
@@ -95,12 +88,19 @@ class S3Attachments:
                 response_checksum_validation="when_required",
             )
             # A session of its own: boto3's default one is not for several threads.
-            made = self._made = os.getpid(), boto3.session.Session().client("s3", config=config)
+            client = boto3.session.Session().client("s3", config=config)
+            refusal = refusal_of(client.meta.endpoint_url, self._allow_http, "S3's endpoint (AWS_ENDPOINT_URL)")
+            if refusal is not None:
+                raise InvalidClient(refusal)
+            made = self._made = os.getpid(), client
         return made[1]
 
     def _call(self, operation: str, key: str, **arguments: Any) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = getattr(self._client(), operation)(Bucket=self._bucket, **arguments)
+            with discreet(*_LIBRARIES):
+                client = self._client()
+            with discreet(*_LIBRARIES):  # anew: making the client may have imported some
+                answer: dict[str, Any] = getattr(client, operation)(Bucket=self._bucket, **arguments)
         except Exception as error:
             raise self._failed(error, key) from error
         return answer
@@ -114,7 +114,8 @@ class S3Attachments:
     def get(self, key: str) -> tuple[bytes, str]:
         answer = self._call("get_object", key, Key=key)
         try:
-            return answer["Body"].read(), _etag(answer)
+            with discreet(*_LIBRARIES):
+                return answer["Body"].read(), _etag(answer)
         except Exception as error:  # the connection ended inside the body
             raise self._failed(error, key) from error
 
@@ -150,10 +151,10 @@ def _etag(answer: dict[str, Any]) -> str:
     return found
 
 
-def s3_or_none(bucket: str | None, timeout: float) -> S3Attachments | None:
+def s3_or_none(bucket: str | None, timeout: float, allow_http: bool | None = None) -> S3Attachments | None:
     """As `S3Attachments.from_environment`; None without boto3, the extra `s3`."""
     try:
-        return S3Attachments.from_environment(bucket, timeout)
+        return S3Attachments.from_environment(bucket, timeout, allow_http)
     except ImportError:
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import threading
 from enum import Enum
@@ -12,17 +11,15 @@ from typing import Any, Final, Protocol
 import requests
 from gql import Client, gql
 from gql.transport.requests import RequestsHTTPTransport
+from pydantic import SecretStr
 
-from plexus_tactus_cache.remote.failures import Failure, classify, retry_after_of
+from plexus_tactus_cache.errors import InvalidClient
+from plexus_tactus_cache.remote.discreet import discreet
+from plexus_tactus_cache.remote.endpoint import origin_of, refusal_of
+from plexus_tactus_cache.remote.failures import Failure, Redirected, classify, retry_after_of
+from plexus_tactus_cache.settings import CacheSettings
 
 URL_VARIABLE, KEY_VARIABLE = "PLEXUS_API_URL", "PLEXUS_API_KEY"
-
-
-def keep_payloads_out_of_the_log() -> None:
-    """gql 3.5 logs whole requests and answers at INFO, under Plexus's own client too: they are nobody's business."""
-    transport_log = logging.getLogger("gql.transport.requests")
-    if transport_log.level == logging.NOTSET:
-        transport_log.setLevel(logging.WARNING)
 
 
 class GraphQLClient(Protocol):
@@ -48,18 +45,47 @@ class Offline(Enum):
 OFFLINE: Final = Offline.OFFLINE
 
 
+class _HeaderValue(str):
+    """Text that is sent as it is, and shown nowhere."""
+
+    def __repr__(self) -> str:
+        return "'**********'"
+
+
+class _ApiKey(requests.auth.AuthBase):
+    """Puts the key into a request at the last moment. That it is there keeps requests from looking into .netrc."""
+
+    def __init__(self, key: SecretStr) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["x-api-key"] = _HeaderValue(self._key.get_secret_value())
+        return request
+
+
 class PlexusClient:
     """A client for one API endpoint; each thread that uses it gets a session of its own.
 
     Args:
-        api_url: URL of the GraphQL API.
+        api_url: URL of the GraphQL API: https://, or http:// on this machine.
         api_key: sent as `x-api-key`.
         timeout: seconds that connecting, and then each wait for an answer, may take.
+        allow_http: whether an http:// URL of another machine will do; None: as PLEXUS_CACHE_ALLOW_HTTP says.
+
+    Raises InvalidClient.
     """
 
-    def __init__(self, api_url: str, api_key: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, api_url: str, api_key: str, *, timeout: float = 10.0, allow_http: bool | None = None) -> None:
+        refusal = _refusal_of_key(api_key)
+        self._api_key = SecretStr(api_key)
+        del api_key  # tracebacks may show locals
+        self.api_url = "refused"  # and us
+        refusal = refusal or refusal_of(api_url, allow_http)
+        if refusal is not None:
+            del api_url  # so may be a password in it
+            raise InvalidClient(refusal)
         self.api_url = api_url
-        self._api_key = api_key
+        self.allow_http = allow_http
         self.timeout = timeout
         self._local = threading.local()
 
@@ -67,16 +93,21 @@ class PlexusClient:
         return f"PlexusClient({self.api_url!r})"
 
     @staticmethod
-    def from_environment(*, timeout: float = 10.0) -> PlexusClient | None:
-        """The client that `PLEXUS_API_URL` and `PLEXUS_API_KEY` describe; None unless both are set."""
-        url, key = os.environ.get(URL_VARIABLE), os.environ.get(KEY_VARIABLE)
-        return PlexusClient(url, key, timeout=timeout) if url and key else None
+    def from_environment(*, timeout: float = 10.0, allow_http: bool | None = None) -> PlexusClient | None:
+        """The client that `PLEXUS_API_URL` and `PLEXUS_API_KEY` describe; None unless both are set.
+
+        Raises InvalidClient.
+        """
+        if not (os.environ.get(URL_VARIABLE) and os.environ.get(KEY_VARIABLE)):
+            return None
+        # Not in locals, which a traceback may show.
+        return PlexusClient(os.environ[URL_VARIABLE], os.environ[KEY_VARIABLE], timeout=timeout, allow_http=allow_http)
 
     @property
     def credentials(self) -> str:
         """A fingerprint that changes with the key and says nothing about it."""
         return hashlib.blake2b(
-            f"{self.api_url} {self._api_key}".encode(), digest_size=8, person=b"plexus-cache"
+            f"{self.api_url} {self._api_key.get_secret_value()}".encode(), digest_size=8, person=b"plexus-cache"
         ).hexdigest()
 
     def execute(self, query: str, variables: dict[str, Any] | None = None, /) -> dict[str, Any]:
@@ -84,13 +115,14 @@ class PlexusClient:
 
         Raises gql's and requests' exceptions as they are; `classify` says what they mean.
         """
-        session = self._session()
-        request = gql(query)
-        if hasattr(request, "variable_values"):  # gql 4: variables belong to the request
-            request.variable_values = variables
-            data = session.execute(request)
-        else:
-            data = session.execute(request, variable_values=variables)
+        with discreet("gql"):
+            session = self._session()
+            request = gql(query)
+            if hasattr(request, "variable_values"):  # gql 4: variables belong to the request
+                request.variable_values = variables
+                data = session.execute(request)
+            else:
+                data = session.execute(request, variable_values=variables)
         if not isinstance(data, dict):
             raise TypeError("the answer has no data")
         return data
@@ -106,10 +138,10 @@ class PlexusClient:
         if getattr(self._local, "pid", None) != os.getpid():
             transport = RequestsHTTPTransport(
                 url=self.api_url,
-                headers={"x-api-key": self._api_key},
+                auth=_ApiKey(self._api_key),
                 timeout=self.timeout,  # type: ignore[arg-type]  # handed on to requests, which takes floats
                 retries=0,  # a resent mutation, and a lost status code
-                allow_redirects=False,  # a captive portal must not see the key
+                allow_redirects=False,  # nobody else must see the key: see `_note`
             )
             client = Client(transport=transport, fetch_schema_from_transport=False)
             self._local.session = client.connect_sync()  # type: ignore[no-untyped-call]
@@ -120,9 +152,12 @@ class PlexusClient:
         return self._local.session
 
     def _note(self, response: requests.Response, *_: Any, **__: Any) -> None:
-        """Remember what gql drops when the body of an error is GraphQL."""
+        """Remember what gql drops when the body of an error is GraphQL. Raises Redirected, which gql would overlook."""
         self._local.status = response.status_code
         self._local.retry_after = retry_after_of(response.headers)
+        if 300 <= response.status_code < 400:
+            response.close()
+            raise Redirected(response.status_code, origin_of(self.api_url, response.headers.get("Location", "")))
 
     def close(self) -> None:
         """Close this thread's connection."""
@@ -131,8 +166,26 @@ class PlexusClient:
         self._local.pid = None
 
 
-def client_or_none(given: GraphQLClient | Offline | None, *, timeout: float = 10.0) -> GraphQLClient | None:
-    """The client that a caller means: the given one, or for None the environment's; None: there is none."""
+def _refusal_of_key(key: str) -> str | None:
+    """Why a key cannot be sent; http.client would say it with the key in the message."""
+    if isinstance(key, str) and key and key.isascii() and key.isprintable() and " " not in key:
+        return None
+    return f"the API key ({KEY_VARIABLE}) has to be visible ASCII characters: is there a line end or a space in it?"
+
+
+def client_or_none(given: GraphQLClient | Offline | None, settings: CacheSettings) -> GraphQLClient | None:
+    """The client that a caller means: the given one, or for None the environment's; None: there is none.
+
+    Raises InvalidClient.
+    """
     if given is OFFLINE:
         return None
-    return PlexusClient.from_environment(timeout=timeout) if given is None else given
+    if given is None:
+        return PlexusClient.from_environment(timeout=settings.request_timeout, allow_http=settings.allow_http)
+    url = getattr(given, "api_url", None)
+    if isinstance(url, str):
+        refusal = refusal_of(url, getattr(given, "allow_http", None) or settings.allow_http)
+        if refusal is not None:
+            del url  # there may be a password in it, and tracebacks may show locals
+            raise InvalidClient(refusal)
+    return given

@@ -21,6 +21,9 @@ from typing import Any
 import requests
 from gql.transport.exceptions import TransportError, TransportProtocolError, TransportServerError
 
+from plexus_tactus_cache.errors import InvalidClient
+from plexus_tactus_cache.printable import printable
+
 _MAX_MESSAGE = 200  # characters of Plexus's own words that we pass on
 
 
@@ -44,6 +47,9 @@ class Failure:
     not_sent: bool = False  # certain that Plexus did not get to see it
     by_s3: bool = False  # refused by S3, or for want of what it takes to ask it
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))  # much of it is what others said
+
 
 class RequestFailed(Exception):
     """A whole request failed."""
@@ -51,6 +57,13 @@ class RequestFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         self.failure = failure
         super().__init__(failure.message)
+
+
+class Redirected(requests.RequestException):
+    """Plexus's answer was a redirect, to `origin`. It is not followed, since whoever is there would get the key."""
+
+    def __init__(self, status: int, origin: str) -> None:
+        super().__init__(f"HTTP {status}, a redirect to {origin}, which is not followed (a captive portal?)")
 
 
 # Fragments of AppSync's and DynamoDB's errorType. Never match on the message of a conditional failure (§2).
@@ -205,6 +218,8 @@ def classify_s3(error: BaseException, key: str) -> Failure:
     if isinstance(response, Mapping) and isinstance(found, Mapping):
         status = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode")
         return classify_s3_code(str(found.get("Code")), key, status=status)
+    if isinstance(error, InvalidClient):
+        return Failure(FailureClass.REFUSED, f"{key}: {error}", by_s3=True)
     code = type(error).__name__
     if code in _S3_REFUSALS:
         return classify_s3_code(code, key)
@@ -228,6 +243,8 @@ def _describe(error: BaseException) -> str:
     """The most specific exception of the chain, by name: messages of network libraries hold URLs and objects."""
     links = list(chain(error))
     named = [link for link in links if isinstance(link, requests.RequestException)] or links
+    if isinstance(named[0], Redirected):
+        return str(named[0])
     name = type(named[0]).__name__
     words = {
         "ConnectTimeout": "connecting took too long",

@@ -15,7 +15,8 @@ from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, RANGES, Envelo
 from plexus_tactus_cache.envelope.placement import TAIL, Attachment, is_of_segments, segment_name
 from plexus_tactus_cache.reconcile.snapshot import Base, Remote
 from plexus_tactus_cache.remote.attachments import Attachments, is_unique
-from plexus_tactus_cache.remote.client import GraphQLClient, keep_payloads_out_of_the_log
+from plexus_tactus_cache.remote.client import GraphQLClient
+from plexus_tactus_cache.remote.discreet import discreet
 from plexus_tactus_cache.remote.failures import (
     Failure,
     FailureClass,
@@ -92,7 +93,6 @@ class Procedures:
     """Plexus's procedures through any GraphQLClient, with their attachments if there is access to S3."""
 
     def __init__(self, client: GraphQLClient, attachments: Attachments | None = None) -> None:
-        keep_payloads_out_of_the_log()
         self._client = client
         self.attachments = attachments
         self._classify = getattr(client, "classify", classify)
@@ -244,7 +244,8 @@ class Procedures:
         """The answers to the aliases p0, p1, ... of one request."""
         errors: list[Any] = []
         try:
-            data: Any = self._client.execute(query, variables)
+            with discreet("gql"):
+                data: Any = self._client.execute(query, variables)
         except Exception as error:
             answered = graphql_errors(error)
             if answered is None or not isinstance(answered[1], dict):

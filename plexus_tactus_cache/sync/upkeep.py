@@ -1,4 +1,4 @@
-"""Upkeep: what is let go of, so that a store does not grow for ever. Only what Plexus has, or what somebody gives up."""
+"""Upkeep: what a store lets go of, so as not to grow for ever: what Plexus has, or what somebody gives up."""
 
 from __future__ import annotations
 

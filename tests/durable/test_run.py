@@ -132,3 +132,31 @@ def test_what_fails_and_what_is_wrong(file: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as caught:
         main(command(file, "--param", "novalue"))
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("ends", ["return { name = input.name }", "error(input.name)"])
+def test_what_a_procedure_says_does_nothing_to_the_terminal(
+    file: Path, capsys: pytest.CaptureFixture[str], ends: str
+) -> None:
+    hostile = "\x1b[2J\x9b2J\u202egnp\u2028"
+    file.write_text(
+        """
+Procedure {
+    input = { name = field.string{ default = "nobody" } },
+    output = { name = field.string{} },
+    function(input)
+        Log.info("two lines\\n" .. input.name)
+        """
+        + ends
+        + """
+    end
+}
+"""
+    )
+    main([*command(file, "--param", f"name={json.dumps(hostile)}"), "--run-id", hostile, "--procedure-id", hostile])
+    out, err = capsys.readouterr()
+    assert r"\x1b[2J\x9b2J\u202egnp\u2028" in err
+    for line in (out + err).split("\n"):
+        assert line.isprintable(), ascii(line)
+    if out:
+        assert json.loads(out) == {"name": hostile}

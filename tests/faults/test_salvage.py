@@ -226,13 +226,13 @@ def test_a_repair_that_is_killed_anywhere_is_done_by_the_next(
 import os, sys
 from pathlib import Path
 from plexus_tactus_cache.store.local import directory, salvage
-keep, left = directory.keep_entries, [{call}]
+keep, left = directory.keep, [{call}]
 def killed(place):
     left[0] -= "{damaged}" in str(place)
     if not left[0]:
         os._exit(9)
     keep(place)
-directory.keep_entries = killed
+directory.keep = killed
 salvage(Path({str(damaged)!r}), 1.8e9)
 """
     done = subprocess.run([sys.executable, "-c", program], env=environment(), check=False)

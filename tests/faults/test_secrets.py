@@ -50,15 +50,13 @@ class Everything(logging.Handler):
 
 
 @pytest.fixture
-def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[Everything]:
-    """Every logger at DEBUG, but gql's: its own level is the one protection from its records of whole requests."""
+def everything() -> Iterator[Everything]:
+    """Every logger at DEBUG, by name."""
     handler = Everything()
     root = logging.getLogger()
     levels = {name: logging.getLogger(name).level for name in (*logging.root.manager.loggerDict, "root")}
     for name in levels:
-        if not name.startswith("gql"):
-            logging.getLogger(name).setLevel(logging.DEBUG)
-    logging.getLogger("gql.transport.requests").setLevel(logging.NOTSET)
+        logging.getLogger(name).setLevel(logging.DEBUG)
     root.setLevel(logging.DEBUG)
     root.addHandler(handler)
     yield handler
@@ -238,3 +236,24 @@ def test_plexus_own_client(plexus: Simulator, open_cache: OpenCache, everything:
     write(cache, 1)
     assert cache.flush(10)
     everything.check(cache.status())
+
+
+def test_the_client_alone(plexus: Simulator, everything: Everything) -> None:
+    plexus.put("p", metadata={"state": {"payload-of-the-state": "payload-of-the-state"}})
+    client = PlexusClient(plexus.url, KEY, timeout=2)
+    found = client.execute("query Q($i: ID!) { getProcedure(id: $i) { metadata } }", {"i": "p"})
+    assert "payload-of-the-state" in found["getProcedure"]["metadata"]
+    everything.check()
+
+
+def test_what_others_do_with_gql_is_logged_as_they_want_it(
+    plexus: Simulator, open_cache: OpenCache, everything: Everything
+) -> None:
+    plexus.put("p")
+    theirs = DashboardClient(plexus.url, KEY)
+    cache = open_cache(client=theirs)
+    write(cache, 1)
+    assert cache.flush(10)
+    assert "gql.transport.requests" not in everything.names
+    theirs.execute("query Q($i: ID!) { getProcedure(id: $i) { metadata } }", {"i": "p"})
+    assert "gql.transport.requests" in everything.names

@@ -489,6 +489,6 @@ def test_what_cannot_be_deleted_is_tried_again_later_and_not_all_the_time(
         s3.deny()
     else:
         cache.close()
-        monkeypatch.setattr("plexus_tactus_cache.cache.s3_or_none", lambda bucket, timeout: None)
+        monkeypatch.setattr("plexus_tactus_cache.cache.s3_or_none", lambda *_: None)
         cache = open_cache(background=False)
     eventually(lambda: cache.sync(5) and (cache.status().next_attempt or 0) > time.time() + 1000)

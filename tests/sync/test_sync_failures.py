@@ -347,10 +347,8 @@ def test_a_directory_belongs_to_one_endpoint(plexus: Simulator, open_cache: Open
         assert offline.storage("p").state_get("p", "k") == 1
 
 
-@pytest.mark.parametrize(
-    "url", ["garbage", "", "http://", "ftp://x/y", "http://127.0.0.1:1/graphql", "http://no.such.host.invalid/"]
-)
-def test_an_api_url_that_is_none(open_cache: OpenCache, url: str) -> None:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/graphql", "https://no.such.host.invalid/"])
+def test_an_api_url_where_nobody_is(open_cache: OpenCache, url: str) -> None:
     cache = open_cache(client=PlexusClient(url, "key", timeout=2), load_timeout=0.5)
     storage = cache.storage("p")
     storage.state_set("p", "k", 1)

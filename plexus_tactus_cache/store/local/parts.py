@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import orjson
 
-from plexus_tactus_cache.errors import CacheCorrupted
+from plexus_tactus_cache.errors import CacheCorrupted, ValueNotSerializable
 from plexus_tactus_cache.store.contract import Header, Lease
 from plexus_tactus_cache.store.local.directory import REPAIR
 from plexus_tactus_cache.store.local.rows import Rows
@@ -329,5 +329,8 @@ def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> No
 
 @lru_cache(4096)
 def quoted(text: str) -> str:
-    """Percent-encoded, as a part of a key."""
-    return quote(text, safe="")
+    """Percent-encoded, as a part of a key. Raises ValueNotSerializable for lone surrogates, which are no text."""
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise ValueNotSerializable("", "there is half a character in it", where=f"the id {text!r}") from error

@@ -102,7 +102,7 @@ def _marker(directory: Path) -> Marker | None:
 def _swap(directory: Path, new: Path, aside: Path) -> None:
     """The database goes first and comes last: a store that lacks it is not opened, and can be put together again."""
     aside.mkdir(mode=0o700)
-    directories.keep_entries(directory)
+    directories.keep(directory)
     for name in _FILES:
         _move(name, directory, aside)
     made = marker.read(new)
@@ -118,8 +118,8 @@ def _move(name: str, source: Path, target: Path) -> None:
         os.replace(source / name, target / name)
     except FileNotFoundError:
         return
-    directories.keep_entries(target)
-    directories.keep_entries(source)
+    directories.keep(target)
+    directories.keep(source)
 
 
 def _undo_what_was_cut_short(directory: Path) -> None:
