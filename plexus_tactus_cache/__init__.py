@@ -10,8 +10,10 @@ from plexus_tactus_cache.errors import (
     ConflictNotFound,
     ConflictOutdated,
     EndpointMismatch,
+    InvalidArgument,
     LeaseLost,
     LocalStoreError,
+    OutOfResources,
     ProcedureNotFound,
     RemoteUnavailable,
     ReplayDiverged,
@@ -22,6 +24,7 @@ from plexus_tactus_cache.errors import (
     StoreFull,
     StoreReadOnly,
     ValueNotSerializable,
+    WrongType,
 )
 from plexus_tactus_cache.remote.client import OFFLINE, PlexusClient
 from plexus_tactus_cache.settings import CacheSettings
@@ -36,9 +39,11 @@ __all__ = [  # noqa: RUF022  # by the alphabet alone, constants too: who looks a
     "ConflictNotFound",
     "ConflictOutdated",
     "EndpointMismatch",
+    "InvalidArgument",
     "LeaseLost",
     "LocalStoreError",
     "OFFLINE",
+    "OutOfResources",
     "PlexusClient",
     "PlexusStorageAdapter",
     "ProcedureCache",
@@ -56,4 +61,5 @@ __all__ = [  # noqa: RUF022  # by the alphabet alone, constants too: who looks a
     "StoreReadOnly",
     "SyncReport",
     "ValueNotSerializable",
+    "WrongType",
 ]

@@ -18,11 +18,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.encoded import Changes
 from plexus_tactus_cache.document.models import is_builtin
 from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
     CacheClosed,
+    InvalidArgument,
     LocalStoreError,
     ProcedureNotFound,
     RemoteUnavailable,
@@ -37,6 +39,7 @@ from plexus_tactus_cache.remote.client import (
     GraphQLClient,
     Offline,
     client_or_none,
+    endpoint_of,
 )
 from plexus_tactus_cache.remote.failures import RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, creation_fields
@@ -76,6 +79,9 @@ class ProcedureCache:
         read_only: only look: no file is changed, and nobody waited for, so that works beside running workers, on
             read-only media and for stores of other users. What would write raises StoreReadOnly.
 
+    Every method raises InvalidArgument (WrongType for a type) for an argument that means nothing, before anything is
+    changed.
+
     Raises:
         StoreReadOnly: there is no store in the directory and none can be made: it is not ours, or not writable.
         EndpointMismatch: the directory belongs to another API endpoint.
@@ -95,11 +101,11 @@ class ProcedureCache:
         self._background = background
         self._read_only = read_only
         self._projection = dashboard_state
-        self.settings = settings or CacheSettings()
+        self.settings = CacheSettings() if settings is None else checks.instance(settings, CacheSettings, "settings")
         self._client = client_or_none(client, timeout=self.settings.request_timeout)
         self._way_out = "the client is OFFLINE" if client is OFFLINE else f"set {URL_VARIABLE} and {KEY_VARIABLE}"
         self.endpoint = endpoint_of(self._client)
-        self.directory = Path(directory).expanduser() if directory else default_directory(self.endpoint)
+        self.directory = _path(directory, self.endpoint)
         self._store = LocalStore(
             self.directory,
             durability=self.settings.durability,
@@ -157,6 +163,7 @@ class ProcedureCache:
         The report of a pass that another process made says only what is still pending. Never raises for Plexus's
         sake: see `errors` in the report.
         """
+        timeout = checks.seconds(timeout)
         self.check_open()
         if self._foreground is None:
             why = self._store.read_only or "no client"
@@ -169,6 +176,7 @@ class ProcedureCache:
 
         False as soon as only parked documents remain, or after `timeout` seconds.
         """
+        timeout = checks.seconds(timeout)
         self.check_open()
         wanted = dirty_versions(self._store)
         if self._foreground is None:
@@ -180,7 +188,7 @@ class ProcedureCache:
         """Create a procedure, here and now, and in Plexus at the next sync: its id. Works without a network.
 
         `fields`: others of the record, in Plexus's spelling or in Python's (`scorecard_id="..."`). Raises TypeError
-        for one that the record does not have, and for a value that is not JSON.
+        for one that the record does not have, and for a value that is not JSON; InvalidArgument.
         """
         self.check_open()
         record = creation_fields(account_id, name, fields)
@@ -208,9 +216,10 @@ class ProcedureCache:
         way of `keep` at the next sync. One that was resolved already can be resolved again. Raises ConflictNotFound,
         and ConflictOutdated for the tail of a log whose beginning is gone.
         """
-        self.check_open()
+        conflict_id = checks.text(conflict_id, "conflict_id")
         if keep not in ("local", "remote"):
-            raise ValueError(f"keep={keep!r}: want 'local' or 'remote'")
+            raise InvalidArgument("keep", "want 'local' or 'remote'")
+        self.check_open()
         resolve(self._store, conflict_id, keep, self.documents.transaction)
 
     def pull(self, procedure_id: str) -> None:
@@ -219,6 +228,7 @@ class ProcedureCache:
         Raises RemoteUnavailable when Plexus does not answer, ProcedureNotFound when neither side knows it,
         StoreReadOnly.
         """
+        procedure_id = checks.procedure_id(procedure_id)
         self.check_open()
         if is_builtin(procedure_id):
             raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
@@ -236,6 +246,7 @@ class ProcedureCache:
 
     def retry(self, procedure_id: str) -> None:
         """Push a parked procedure again, now. Raises ProcedureNotFound for one that is not stored here."""
+        procedure_id = checks.procedure_id(procedure_id)
         self.check_open()
         if self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory}")
@@ -281,9 +292,10 @@ class ProcedureCache:
         What is still pending stays in the local store, is logged, and goes out with the next process that opens
         the directory. Closing twice is fine.
         """
+        timeout = self.settings.close_timeout if timeout is None else checks.seconds(timeout)
         if self._closed:
             return
-        deadline = time.monotonic() + (self.settings.close_timeout if timeout is None else timeout)
+        deadline = time.monotonic() + timeout
         try:
             if self._foreground is not None:
                 self._foreground.push_before_close(deadline)
@@ -326,12 +338,11 @@ class ProcedureCache:
             self.check_open()
 
 
-def endpoint_of(client: GraphQLClient | Offline | None) -> str | None:
-    """The API URL of a client, ours or Plexus's; without one, that of the environment."""
-    if client is None or client is OFFLINE:
-        return None
-    found = getattr(client, "api_url", None)
-    return found if isinstance(found, str) else os.environ.get(URL_VARIABLE)
+def _path(directory: str | os.PathLike[str] | None, endpoint: str | None) -> Path:
+    try:
+        return Path(checks.path(directory)).expanduser() if directory else default_directory(endpoint)
+    except RuntimeError as error:  # `~somebody`
+        raise InvalidArgument("directory", str(error)) from error
 
 
 # --- one cache per directory and process ------------------------------------------------------------------
@@ -345,8 +356,7 @@ def shared_cache(
 ) -> ProcedureCache:
     """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
     found_client = client_or_none(client)
-    path = Path(directory).expanduser() if directory else default_directory(endpoint_of(found_client))
-    key = path.absolute(), found_client is not None
+    key = _path(directory, endpoint_of(found_client)).absolute(), found_client is not None
     with _shared_lock:
         cache = _shared.get(key)
         if cache is None or cache._closed:

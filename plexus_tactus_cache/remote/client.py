@@ -13,6 +13,8 @@ import requests
 from gql import Client, gql
 from gql.transport.requests import RequestsHTTPTransport
 
+from plexus_tactus_cache.document import checks
+from plexus_tactus_cache.errors import WrongType
 from plexus_tactus_cache.remote.failures import Failure, classify, retry_after_of
 
 URL_VARIABLE, KEY_VARIABLE = "PLEXUS_API_URL", "PLEXUS_API_KEY"
@@ -58,9 +60,9 @@ class PlexusClient:
     """
 
     def __init__(self, api_url: str, api_key: str, *, timeout: float = 10.0) -> None:
-        self.api_url = api_url
-        self._api_key = api_key
-        self.timeout = timeout
+        self.api_url = checks.text(api_url, "api_url")
+        self._api_key = checks.text(api_key, "api_key")
+        self.timeout = checks.seconds(timeout)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -132,7 +134,20 @@ class PlexusClient:
 
 
 def client_or_none(given: GraphQLClient | Offline | None, *, timeout: float = 10.0) -> GraphQLClient | None:
-    """The client that a caller means: the given one, or for None the environment's; None: there is none."""
+    """The client that a caller means: the given one, or for None the environment's; None: there is none.
+
+    Raises WrongType for what is none.
+    """
     if given is OFFLINE:
         return None
+    if given is not None and not callable(getattr(given, "execute", None)):
+        raise WrongType("client", f"want a PlexusClient or what has its `execute`, not {checks.kind_of(given)}")
     return PlexusClient.from_environment(timeout=timeout) if given is None else given
+
+
+def endpoint_of(client: GraphQLClient | Offline | None) -> str | None:
+    """The API URL of a client, ours or Plexus's; without one, that of the environment."""
+    if client is None or client is OFFLINE:
+        return None
+    found = getattr(client, "api_url", None)
+    return found if isinstance(found, str) else os.environ.get(URL_VARIABLE)
