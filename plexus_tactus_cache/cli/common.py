@@ -10,9 +10,9 @@ from pathlib import Path
 import orjson
 from pydantic import BaseModel
 
-from plexus_tactus_cache.cache import ProcedureCache, endpoint_of
+from plexus_tactus_cache.cache import ProcedureCache
 from plexus_tactus_cache.errors import StoreReadOnly
-from plexus_tactus_cache.remote.client import PlexusClient
+from plexus_tactus_cache.remote.client import PlexusClient, endpoint_of
 from plexus_tactus_cache.settings import default_directory
 from plexus_tactus_cache.store.local import holds_store
 

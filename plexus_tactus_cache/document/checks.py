@@ -71,7 +71,7 @@ def optional_text(value: Any, argument: str, longest: int = LONGEST_NAME) -> str
 def procedure_id(value: Any, argument: str = "procedure_id") -> str:
     """The id of a procedure. Percent-encoded it is part of a key in S3."""
     plain = text(value, argument, LONGEST_ID)
-    if len(plain) * 3 > LONGEST_ID and len(quote(plain, safe="")) > LONGEST_ID:
+    if len(plain) * 12 > LONGEST_ID and len(quote(plain, safe="")) > LONGEST_ID:
         raise InvalidArgument(
             argument, f"percent-encoded it has more than {LONGEST_ID} bytes, and could not be part of a key in S3"
         )
@@ -181,8 +181,12 @@ def captured_vars(value: Any, argument: str = "captured_vars") -> Mapping[Any, A
 
 
 def metadata(value: Any, argument: str = "metadata") -> None:
-    """The shape of a ProcedureMetadata, ours or Tactus's; entries are checked when they are encoded."""
+    """A ProcedureMetadata, ours or Tactus's, whatever is in it."""
     _has(value, _METADATA, argument, "a ProcedureMetadata")
+
+
+def shape(value: Any, argument: str = "metadata") -> None:
+    """What is in a ProcedureMetadata, but for the entries and values: those are checked when they are encoded."""
     for name, want in (("execution_log", list), ("state", dict), ("lua_state", dict)):
         if not isinstance(getattr(value, name), want):
             raise WrongType(f"{argument}.{name}", f"want a {want.__name__}, not {kind_of(getattr(value, name))}")

@@ -160,7 +160,7 @@ class LiveDocument:
         """What has to be written. Raises ValueNotSerializable and InvalidArgument; the object and what is known of it
         stay as they are."""
         metadata = self.metadata
-        checks.metadata(metadata)
+        checks.shape(metadata)
         state, state_changes = _compare("state", metadata.state, self.state)
         lua_state, lua_changes = _compare("lua_state", metadata.lua_state, self.lua_state)
         handles = metadata.__dict__.get(ASYNC_PROCEDURES) or None
