@@ -10,7 +10,6 @@ import logging
 import os
 import threading
 import time
-import uuid
 import weakref
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any, Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.document import checks
-from plexus_tactus_cache.document.encoded import Changes
 from plexus_tactus_cache.document.models import is_builtin
 from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
@@ -46,7 +44,7 @@ from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store.conflicts import conflicts, resolve
 from plexus_tactus_cache.store.documents import Documents
-from plexus_tactus_cache.store.local import LocalStore, unwritable
+from plexus_tactus_cache.store.local import LocalStore, chosen, unusable, unwritable
 from plexus_tactus_cache.store.traces import Traces
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.sync.first_load import revalidate
@@ -105,23 +103,35 @@ class ProcedureCache:
         self._client = client_or_none(client, timeout=self.settings.request_timeout)
         self._way_out = "the client is OFFLINE" if client is OFFLINE else f"set {URL_VARIABLE} and {KEY_VARIABLE}"
         self.endpoint = endpoint_of(self._client)
-        self.directory = _path(directory, self.endpoint)
+        self.directory = chosen(directory) or default_directory(self.endpoint)
         self._store = LocalStore(
             self.directory,
             durability=self.settings.durability,
             lock_timeout=self.settings.lock_timeout,
             read_only=read_only,
         )
-        if self.endpoint is not None:
-            self._store.check(self.endpoint)
         self._closed = False
-        self.documents = Documents(self._store, self.settings.push_interval)
-        if read_only:
-            self.documents.problem = unwritable(self.directory)  # that it is only looked at is none
-        self.traces = Traces(self._store, partial(self.documents.transaction, ()))
-        self._start()
+        try:
+            self._begin()
+        except BaseException as error:
+            self._store.close()  # else what is open would be so until somebody collects it
+            if isinstance(error, OSError):  # of an import: no descriptor is left for that either
+                raise unusable(self.directory, error) from error
+            raise
         _open_caches.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
+
+    def _begin(self) -> None:
+        """Everything that needs the store. Raises EndpointMismatch, LocalStoreError."""
+        if self.endpoint is not None:
+            self._store.check(self.endpoint)
+        self.documents = Documents(self._store, self.settings.push_interval)
+        if self._read_only:
+            self.documents.problem = unwritable(self.directory)  # that it is only looked at is none
+        self.traces = Traces(self._store, partial(self.documents.transaction, ()))
+        if self._client is not None and self._background and not self._store.read_only:
+            self._bind()
+        self._start()
 
     def _start(self) -> None:
         """What a process needs anew: leadership and the thread."""
@@ -135,7 +145,6 @@ class ProcedureCache:
             )
             self._engine = SyncEngine(self._store, procedures, self.settings, projection=self._projection)
             if self._background:
-                self._bind()
                 self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
                 self._thread.start()
             self._foreground = Foreground(self._store, self._engine, self._leadership, self._thread, self.settings)
@@ -191,18 +200,7 @@ class ProcedureCache:
         for one that the record does not have, and for a value that is not JSON; InvalidArgument.
         """
         self.check_open()
-        record = creation_fields(account_id, name, fields)
-        status = record.pop("status", None)
-        waiting_on_message_id = record.pop("waitingOnMessageId", None)
-        procedure_id = str(uuid.uuid4())
-        unit = None if status is None else (status, waiting_on_message_id)
-
-        def work() -> None:
-            self._store.put_creation(procedure_id, record)
-            self._store.write(procedure_id, Changes(status=unit), time.time(), self.settings.push_interval)
-
-        self.documents.transaction(procedure_id, work)
-        return procedure_id
+        return self.documents.create(creation_fields(account_id, name, fields))
 
     def conflicts(self, *, resolved: bool = False) -> list[Conflict]:
         """The values that reconciling set aside, oldest first; with `resolved` those that were dealt with."""
@@ -322,6 +320,8 @@ class ProcedureCache:
         """Raises CacheClosed."""
         if self._closed:
             raise CacheClosed(f"the cache on {self.directory} is closed")
+        if self._thread is not None:
+            self._thread.start()  # should there have been no thread for it before
 
     # --- for adapters: the first touch --------------------------------------------------------------------
 
@@ -338,13 +338,6 @@ class ProcedureCache:
             self.check_open()
 
 
-def _path(directory: str | os.PathLike[str] | None, endpoint: str | None) -> Path:
-    try:
-        return Path(checks.path(directory)).expanduser() if directory else default_directory(endpoint)
-    except RuntimeError as error:  # `~somebody`
-        raise InvalidArgument("directory", str(error)) from error
-
-
 # --- one cache per directory and process ------------------------------------------------------------------
 
 _shared: dict[tuple[Path, bool], ProcedureCache] = {}  # the bool: with a client; OFFLINE never gets one that has
@@ -356,7 +349,8 @@ def shared_cache(
 ) -> ProcedureCache:
     """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
     found_client = client_or_none(client)
-    key = _path(directory, endpoint_of(found_client)).absolute(), found_client is not None
+    path = chosen(directory) or default_directory(endpoint_of(found_client))
+    key = path.absolute(), found_client is not None
     with _shared_lock:
         cache = _shared.get(key)
         if cache is None or cache._closed:

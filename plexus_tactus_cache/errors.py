@@ -8,7 +8,7 @@ StorageError
 ├── LocalStoreError         the local directory cannot be used; nothing was acknowledged
 │   ├── StoreReadOnly       it cannot be written
 │   ├── StoreFull           the disk is full
-│   ├── OutOfResources      this process has no file descriptors left; it may well have some again
+│   ├── OutOfResources      the process has no file descriptors, or no threads, left; it may well have some again
 │   ├── StoreBusy           another process held the write lock for too long
 │   ├── CacheCorrupted      what is stored does not match its checksum
 │   └── EndpointMismatch    the directory belongs to another API endpoint
@@ -88,7 +88,7 @@ class StoreFull(LocalStoreError):
 
 
 class OutOfResources(LocalStoreError):
-    """This process, or the machine, has no file descriptors left; nothing is wrong with the store."""
+    """This process, or the machine, has no file descriptors or no threads left; nothing is wrong with the store."""
 
 
 class StoreBusy(LocalStoreError):

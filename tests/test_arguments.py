@@ -59,6 +59,11 @@ def deep(levels: int) -> list[Any]:
     return found
 
 
+def run(**changes: Any) -> Any:
+    """What an ExecutionRun of Tactus is found by."""
+    return SimpleNamespace(**{"run_id": "r", "procedure_name": "n", "start_time": AT, **changes})
+
+
 # --- what is wrong ----------------------------------------------------------------------------------------
 
 SURROGATE = {"a lone surrogate": f"{SECRET}\ud800"}
@@ -147,7 +152,7 @@ ADAPTER: dict[str, dict[str, tuple[Call, dict[str, Any]]]] = {  # method -> argu
     },
     "state_clear": {"procedure_id": (lambda _, s, bad: s.state_clear(bad), ID)},
     "save_run": {
-        "run": (lambda _, s, bad: s.save_run(bad), {**NO_OBJECT, **NONE}),
+        "run": (lambda _, s, bad: s.save_run(bad), {**NO_OBJECT, **NONE, "what could not be read again": run()}),
         "run.run_id": (lambda _, s, bad: s.save_run(run(run_id=bad)), TEXT),
         "run.procedure_name": (lambda _, s, bad: s.save_run(run(procedure_name=bad)), TEXT),
         "run.start_time": (lambda _, s, bad: s.save_run(run(start_time=bad)), NO_OBJECT),
@@ -218,11 +223,6 @@ CASES = [
     for what, value in wrong.items()
     for case in [(argument, call, value)]
 ]
-
-
-def run(**changes: Any) -> Any:
-    """What an ExecutionRun of Tactus is found by."""
-    return SimpleNamespace(**{"run_id": "r", "procedure_name": "n", "start_time": AT, **changes})
 
 
 @pytest.mark.parametrize(("holder", "table"), [(PlexusStorageAdapter, ADAPTER), (ProcedureCache, CACHE)])

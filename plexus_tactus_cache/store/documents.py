@@ -11,6 +11,7 @@ import contextlib
 import gc
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection
@@ -300,6 +301,19 @@ class Documents:
             live, _held, delta, header = self._or_retire(procedure_id, lambda: self.transaction(procedure_id, work))
             edit.show(live)
             live.acknowledge(delta, header)
+
+    def create(self, record: dict[str, Any]) -> str:
+        """A new document, for a record that is created with these fields at the next sync: its id."""
+        fields = dict(record)
+        status, message = fields.pop("status", None), fields.pop("waitingOnMessageId", None)
+        procedure_id = str(uuid.uuid4())
+
+        def work() -> None:
+            self._store.put_creation(procedure_id, fields)
+            self._write(procedure_id, Changes(status=None if status is None else (status, message)))
+
+        self.transaction(procedure_id, work)
+        return procedure_id
 
     # --- parts --------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The local store: documents as rows of one SQLite database, in a directory of this machine."""
 
-from plexus_tactus_cache.store.local.directory import unwritable
+from plexus_tactus_cache.store.local.directory import chosen, unusable, unwritable
 from plexus_tactus_cache.store.local.marker import holds_store
 from plexus_tactus_cache.store.local.store import LocalStore
 
-__all__ = ["LocalStore", "holds_store", "unwritable"]
+__all__ = ["LocalStore", "chosen", "holds_store", "unusable", "unwritable"]

@@ -56,7 +56,11 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         rows = Rows(directory, durability=durability, lock_timeout=lock_timeout, read_only=read_only)
         super().__init__(rows, directory, clock)
         self.directory = directory
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def location(self) -> str:
@@ -94,7 +98,6 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     def _prepare(self) -> None:
         written: int = self._json("store")["format"]
         if written not in FORMATS:
-            self.close()
             raise CacheCorrupted(
                 f"{self.directory} has format {written}, this version reads {FORMATS[-1]}: "
                 "use the version that wrote it"
