@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from operator import attrgetter
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -32,9 +33,10 @@ LONGEST_WAIT = 1e9  # seconds, about 30 years; what the operating system waits f
 
 Kind = TypeVar("Kind")
 
-_ENTRY = tuple(CheckpointEntry.model_fields)
-_LOCATION = tuple(SourceLocation.model_fields)
-_METADATA = ("__dict__", *ProcedureMetadata.model_fields)
+_ENTRY = attrgetter(*CheckpointEntry.model_fields)
+_LOCATION = attrgetter(*SourceLocation.model_fields)
+_METADATA = attrgetter("__dict__", *ProcedureMetadata.model_fields)
+_RUN = attrgetter("run_id", "procedure_name", "start_time")
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -150,6 +152,8 @@ def timestamp(value: Any, argument: str = "timestamp") -> str:
     if not isinstance(value, dt.datetime):
         raise WrongType(argument, f"want a datetime, not {kind_of(value)}")
     written = value.isoformat()
+    if type(value) is dt.datetime and (value.tzinfo is None or value.tzinfo is dt.UTC):
+        return written
     try:
         moment = dt.datetime.fromisoformat(written)
         if moment.tzinfo is not None:
@@ -186,13 +190,11 @@ def metadata(value: Any, argument: str = "metadata") -> None:
 
 
 def shape(value: Any, argument: str = "metadata") -> None:
-    """What is in a ProcedureMetadata, but for the entries and values: those are checked when they are encoded."""
+    """What is in a ProcedureMetadata, but for what is checked where it has changed: entries, values and status."""
     for name, want in (("execution_log", list), ("state", dict), ("lua_state", dict)):
         if not isinstance(getattr(value, name), want):
             raise WrongType(f"{argument}.{name}", f"want a {want.__name__}, not {kind_of(getattr(value, name))}")
     whole(value.replay_index, f"{argument}.replay_index")
-    status(value.status, f"{argument}.status")
-    waiting_on_message_id(value.waiting_on_message_id, f"{argument}.waiting_on_message_id")
 
 
 def mapping(value: Any, argument: str) -> Mapping[Any, Any]:
@@ -204,7 +206,7 @@ def mapping(value: Any, argument: str) -> Mapping[Any, Any]:
 
 def run(value: Any, argument: str = "run") -> None:
     """An ExecutionRun of Tactus: what it is found by. What else is in it is described where it cannot be stored."""
-    _has(value, ("run_id", "procedure_name", "start_time"), argument, "an ExecutionRun")
+    _has(value, _RUN, argument, "an ExecutionRun")
     text(value.run_id, f"{argument}.run_id")
     text(value.procedure_name, f"{argument}.procedure_name")
     timestamp(value.start_time, f"{argument}.start_time")
@@ -241,11 +243,12 @@ def instance(value: Any, kind: type[Kind], argument: str) -> Kind:
     return value
 
 
-def _has(value: Any, names: tuple[str, ...], argument: str, want: str) -> None:
+def _has(value: Any, attributes: attrgetter[Any], argument: str, want: str) -> None:
     """Raises WrongType where one of its attributes is missing."""
-    for name in names:
-        if not hasattr(value, name):
-            raise WrongType(argument, f"want {want}, not {kind_of(value)} (it has no {name})")
+    try:
+        attributes(value)
+    except AttributeError as error:
+        raise WrongType(argument, f"want {want}, not {kind_of(value)} (it has no {error.name})") from None
 
 
 def kind_of(value: Any) -> str:

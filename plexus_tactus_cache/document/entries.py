@@ -26,11 +26,12 @@ def encode_entry(entry: Any, references: References | None = None, place: int | 
     """
     try:
         checks.entry(entry, place)
+        kind = checks.text(entry.type, "type")
         captured = checks.captured_vars(entry.captured_vars)
         result = _encode_result(entry)
         return EntryRecord(
             position=int(entry.position),
-            type=checks.text(entry.type, "type"),
+            type=kind,
             result=result.plain,
             notes=result.notes,
             timestamp=checks.timestamp(entry.timestamp),

@@ -180,7 +180,12 @@ class LiveDocument:
             entry = metadata.execution_log[position]
             entries[position] = encode_entry(entry, references, None if id(entry) in stored else position)
         length = len(metadata.execution_log)
-        shown = checks.status(metadata.status), checks.waiting_on_message_id(metadata.waiting_on_message_id)
+        shown = (metadata.status, metadata.waiting_on_message_id)
+        if shown != self.status:
+            shown = (
+                checks.status(shown[0], "metadata.status"),
+                checks.waiting_on_message_id(shown[1], "metadata.waiting_on_message_id"),
+            )
         changes = Changes(
             entries=entries,
             log_length=length if length < len(self.saved) else None,

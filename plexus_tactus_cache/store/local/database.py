@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
+from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
@@ -308,8 +308,8 @@ class Database:
     def translated(self, error: sqlite3.Error) -> LocalStoreError:
         """The error of ours that an error of SQLite's is."""
         text = str(error)
-        if "full" in text:
-            return StoreFull(f"the disk of {self._place} is full: free some space; nothing acknowledged is lost")
+        if "full" in text or ("disk I/O error" in text and directories.is_full(self._place)):
+            return directories.full(self._place)
         if "unable to open" in text and directories.lacks_descriptors():
             return directories.out_of_descriptors(self._place)
         if "readonly" in text or "unable to open" in text:

@@ -22,6 +22,7 @@ DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _PAUSE = 0.005  # seconds
+_ROOM = 2**16  # bytes; SQLite makes the index of its log with half of that
 _FILES_OF_A_CONNECTION = 4  # the database, its log, its index, and one for a moment
 _CHUNK = 2**20  # bytes
 # Whoever closes a file ends all POSIX locks that its process has on it, those of SQLite's connections too: another
@@ -115,10 +116,24 @@ def unusable(path: Path, error: OSError) -> LocalStoreError:
     if is_lack_of_descriptors(error):
         return out_of_descriptors(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"the disk of {path} is full: free some space; nothing acknowledged is lost")
+        return full(path)
     if error.errno == errno.ELOOP:
         return StoreReadOnly(f"{path} is a link: put the file itself in its place")
     return StoreReadOnly(f"{path} cannot be opened or written: {error.strerror}")
+
+
+def full(path: Path) -> StoreFull:
+    return StoreFull(f"the disk of {path} is full: free some space; nothing acknowledged is lost")
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the disk has no room for the smallest thing: SQLite calls it an I/O error, too, where it does not write
+    pages."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _ROOM
 
 
 def is_lack_of_descriptors(error: OSError) -> bool:
