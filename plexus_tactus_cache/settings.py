@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Seconds = Annotated[float, Field(le=1e9)]  # about 30 years; the operating system refuses to wait for much longer
 DIRECTORY_VARIABLE = "PLEXUS_CACHE_DIR"
 APP_NAME = "plexus-tactus-cache"
 
@@ -25,11 +26,11 @@ class CacheSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PLEXUS_CACHE_", frozen=True, extra="forbid")
 
-    push_interval: float = Field(1.0, gt=0, description="writes within this time travel in one push")
-    load_timeout: float = Field(2.0, ge=0, description="how long an adapter's first load waits for Plexus")
-    request_timeout: float = Field(10.0, gt=0, description="limit for one request to Plexus")
-    close_timeout: float = Field(5.0, ge=0, description="how long close() tries to push what is pending")
-    max_backoff: float = Field(60.0, gt=0, description="longest wait between two attempts")
+    push_interval: Seconds = Field(1.0, gt=0, description="writes within this time travel in one push")
+    load_timeout: Seconds = Field(2.0, ge=0, description="how long an adapter's first load waits for Plexus")
+    request_timeout: Seconds = Field(10.0, gt=0, description="limit for one request to Plexus")
+    close_timeout: Seconds = Field(5.0, ge=0, description="how long close() tries to push what is pending")
+    max_backoff: Seconds = Field(60.0, gt=0, description="longest wait between two attempts")
     durability: Literal["full", "normal"] = Field(
         "full", description="full: a write that returned survives a power cut; normal: it survives a crash"
     )
@@ -52,7 +53,7 @@ class CacheSettings(BaseSettings):
         description="metadata above this leaves the record; DynamoDB's limit is 400 KB for all of it",
     )
     max_request_bytes: int = Field(900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
-    lock_timeout: float = Field(60.0, gt=0, description="how long a write waits for another process's write")
+    lock_timeout: Seconds = Field(60.0, gt=0, description="how long a write waits for another process's write")
 
 
 def default_directory(endpoint: str | None) -> Path:

@@ -17,6 +17,7 @@ from helpers import append, client_of, fast, remote_state
 
 from plexus_tactus_cache import (
     OFFLINE,
+    CacheSettings,
     CheckpointEntry,
     InvalidArgument,
     PlexusClient,
@@ -643,3 +644,12 @@ def test_timeouts_of_a_cache_that_syncs(plexus: Simulator, tmp_path: Path) -> No
                     call(value)
         assert cache.flush(1e300)  # longer than any machine waits, and fine
         assert remote_state(plexus, "p") == {"k": 1}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1, 1e300, "soon"])
+@pytest.mark.parametrize(
+    "name", ["push_interval", "load_timeout", "request_timeout", "close_timeout", "max_backoff", "lock_timeout"]
+)
+def test_settings_that_nobody_could_wait_for(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        CacheSettings(**{name: value})
