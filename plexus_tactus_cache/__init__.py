@@ -10,9 +10,11 @@ from plexus_tactus_cache.errors import (
     ConflictNotFound,
     ConflictOutdated,
     EndpointMismatch,
+    InvalidArgument,
     InvalidClient,
     LeaseLost,
     LocalStoreError,
+    OutOfResources,
     ProcedureNotFound,
     RemoteUnavailable,
     ReplayDiverged,
@@ -23,6 +25,7 @@ from plexus_tactus_cache.errors import (
     StoreFull,
     StoreReadOnly,
     ValueNotSerializable,
+    WrongType,
 )
 from plexus_tactus_cache.remote.client import OFFLINE, PlexusClient
 from plexus_tactus_cache.settings import CacheSettings
@@ -38,9 +41,11 @@ __all__ = [  # noqa: RUF022  # by the alphabet alone, constants too: who looks a
     "ConflictOutdated",
     "EndpointMismatch",
     "InvalidClient",
+    "InvalidArgument",
     "LeaseLost",
     "LocalStoreError",
     "OFFLINE",
+    "OutOfResources",
     "PlexusClient",
     "PlexusStorageAdapter",
     "ProcedureCache",
@@ -58,4 +63,5 @@ __all__ = [  # noqa: RUF022  # by the alphabet alone, constants too: who looks a
     "StoreReadOnly",
     "SyncReport",
     "ValueNotSerializable",
+    "WrongType",
 ]

@@ -6,6 +6,7 @@ import datetime as dt
 import os
 from typing import TYPE_CHECKING, Any, cast
 
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.errors import ValueNotSerializable
@@ -29,8 +30,9 @@ class PlexusStorageAdapter:
     waits for the network, but for the first one that touches a procedure, and that at most `load_timeout`
     (plexus_tactus_cache.settings). When a write returns, it survives a power cut.
 
-    All of them raise CacheClosed after the cache was closed, LocalStoreError when the local store fails; those that
-    write raise ValueNotSerializable, and store nothing, for a value that would not come back as it was.
+    All of them raise InvalidArgument (WrongType for a type) for an argument that could not be stored, before anything
+    is changed; CacheClosed after the cache was closed, LocalStoreError when the local store fails. Those that write
+    raise ValueNotSerializable, and store nothing, for a value that would not come back as it was.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class PlexusStorageAdapter:
         """Use this process's one cache for `directory` (arguments as for ProcedureCache)."""
         from plexus_tactus_cache.cache import shared_cache  # the cache hands out adapters, so it imports this module
 
+        procedure_id = checks.procedure_id(procedure_id)
         self._begin(shared_cache(client, directory, settings), procedure_id)
 
     @classmethod
     def _on(cls, cache: ProcedureCache, procedure_id: str) -> PlexusStorageAdapter:
         adapter = cls.__new__(cls)
-        adapter._begin(cache, procedure_id)
+        adapter._begin(cache, checks.procedure_id(procedure_id))
         return adapter
 
     def _begin(self, cache: ProcedureCache, procedure_id: str) -> None:
@@ -60,7 +63,7 @@ class PlexusStorageAdapter:
         self._object: Any = None  # see `_hold`
 
     def _documents(self, procedure_id: str) -> Documents | MemoryDocuments:
-        """The documents, with Plexus asked once about this one. Raises CacheClosed."""
+        """The documents, with Plexus asked once about this one, whose id was checked. Raises CacheClosed."""
         self._cache.check_open()
         if is_builtin(procedure_id):
             return self._memory
@@ -77,6 +80,7 @@ class PlexusStorageAdapter:
         Raises RemoteUnavailable if the procedure is not stored here, Plexus is out of reach and `on_unreachable`
         is `raise`.
         """
+        procedure_id = checks.procedure_id(procedure_id)
         documents = self._documents(procedure_id)
         metadata = documents.load(procedure_id)
         self._hold(documents, procedure_id)
@@ -93,18 +97,23 @@ class PlexusStorageAdapter:
         """
         if metadata is None:
             metadata, procedure_id = procedure_id, None
+        checks.metadata(metadata)
         if procedure_id is None:
-            procedure_id = metadata.procedure_id
+            procedure_id = checks.procedure_id(metadata.procedure_id, "metadata.procedure_id")
+        procedure_id = checks.procedure_id(procedure_id)
         self._documents(procedure_id).save(procedure_id, metadata)
 
     def update_procedure_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None = None) -> None:
         """Set the status, and the message that it waits for (None: for none)."""
+        procedure_id, status = checks.procedure_id(procedure_id), checks.status(status)
+        waiting_on_message_id = checks.waiting_on_message_id(waiting_on_message_id)
         self._documents(procedure_id).set_status(procedure_id, status, waiting_on_message_id)
 
     # --- state --------------------------------------------------------------------------------------------
 
     def get_state(self, procedure_id: str) -> dict[str, Any]:
         """The live state; what is changed in it in place is stored with the next save of the whole object."""
+        procedure_id = checks.procedure_id(procedure_id)
         documents = self._documents(procedure_id)
         state = documents.state(procedure_id)
         self._hold(documents, procedure_id)
@@ -112,8 +121,12 @@ class PlexusStorageAdapter:
 
     def set_state(self, procedure_id: str, state: dict[str, Any]) -> None:
         """Replace the whole state."""
+        procedure_id = checks.procedure_id(procedure_id)
+        values = {
+            checks.state_key(key, "a key of state"): value for key, value in checks.mapping(state, "state").items()
+        }
         try:
-            edit = ReplaceState({key: (value, encode(value)) for key, value in state.items()})
+            edit = ReplaceState({key: (value, encode(value)) for key, value in values.items()})
         except ValueNotSerializable:
             _check(state, "state")  # it says where in the whole
             raise
@@ -121,15 +134,18 @@ class PlexusStorageAdapter:
 
     def state_get(self, procedure_id: str, key: str, default: Any = None) -> Any:
         """The value of one key."""
+        key = checks.state_key(key)
         return self.get_state(procedure_id).get(key, default)
 
     def state_set(self, procedure_id: str, key: str, value: Any) -> None:
         """Store one key; other keys are not touched, whoever changed them."""
+        procedure_id, key = checks.procedure_id(procedure_id), checks.state_key(key)
         encoded = _check(value, f"state key {key!r}")
         self._documents(procedure_id).set_state_key(procedure_id, key, value, encoded)
 
     def state_delete(self, procedure_id: str, key: str) -> None:
         """Delete one key; an unknown one is fine."""
+        procedure_id, key = checks.procedure_id(procedure_id), checks.state_key(key)
         self._documents(procedure_id).set_state_key(procedure_id, key, None, None)
 
     def state_clear(self, procedure_id: str) -> None:
@@ -140,23 +156,25 @@ class PlexusStorageAdapter:
 
     def save_run(self, run: Any) -> None:
         """Keep an ExecutionRun of Tactus, in place of the one with its id."""
+        checks.run(run)
         self._traces().save_run(run)
 
     def load_run(self, run_id: str) -> Any:
         """The ExecutionRun of that id. Raises RunNotFound, which is a FileNotFoundError too."""
-        return self._traces().load_run(run_id)
+        return self._traces().load_run(checks.text(run_id, "run_id"))
 
     def list_runs(self, procedure_name: str | None = None) -> list[Any]:
         """All runs, or those of the procedure of that name, the newest first."""
-        return self._traces().list_runs(procedure_name)
+        return self._traces().list_runs(checks.optional_text(procedure_name, "procedure_name"))
 
     def save_breakpoints(self, procedure_name: str, breakpoints: list[Any]) -> None:
         """Keep these in place of the procedure's."""
-        self._traces().save_breakpoints(procedure_name, breakpoints)
+        procedure_name = checks.text(procedure_name, "procedure_name")
+        self._traces().save_breakpoints(procedure_name, checks.sequence(breakpoints, "breakpoints"))
 
     def load_breakpoints(self, procedure_name: str) -> list[Any]:
         """Those of the procedure of that name; none if none were saved."""
-        return self._traces().load_breakpoints(procedure_name)
+        return self._traces().load_breakpoints(checks.text(procedure_name, "procedure_name"))
 
     def _traces(self) -> Traces:
         self._cache.check_open()
@@ -166,6 +184,7 @@ class PlexusStorageAdapter:
 
     def checkpoint_save(self, procedure_id: str, name: str, result: Any) -> None:
         """Store `result` under `name`: at the end of the log, or in place of the entry of that name."""
+        procedure_id, name = checks.procedure_id(procedure_id), checks.text(name, "name")
         _check(result, f"the result of checkpoint {name!r}")
 
         def make(position: int) -> NamedCheckpoint:
@@ -184,6 +203,7 @@ class PlexusStorageAdapter:
         return self._find(procedure_id, name) is not None
 
     def _find(self, procedure_id: str, name: str) -> Any | None:
+        procedure_id, name = checks.procedure_id(procedure_id), checks.text(name, "name")
         documents = self._documents(procedure_id)
         entry = documents.find(procedure_id, name)
         self._hold(documents, procedure_id)
@@ -191,10 +211,11 @@ class PlexusStorageAdapter:
 
     def checkpoint_clear_all(self, procedure_id: str) -> None:
         """Forget the whole log; state stays."""
-        self._edit(procedure_id, CutLog(lambda live: 0))
+        self._edit(checks.procedure_id(procedure_id), CutLog(lambda live: 0))
 
     def checkpoint_clear_after(self, procedure_id: str, name: str) -> None:
         """Forget the entry `name` and all after it; an unknown name is fine."""
+        procedure_id, name = checks.procedure_id(procedure_id), checks.text(name, "name")
         self._edit(procedure_id, CutLog(lambda live: live.position_of(name)))
 
     def _edit(self, procedure_id: str, edit: Edit) -> None:

@@ -10,7 +10,6 @@ import logging
 import os
 import threading
 import time
-import uuid
 import weakref
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
-from plexus_tactus_cache.document.encoded import Changes
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.models import is_builtin
 from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
     CacheClosed,
+    InvalidArgument,
     LocalStoreError,
     ProcedureNotFound,
     RemoteUnavailable,
@@ -37,13 +37,14 @@ from plexus_tactus_cache.remote.client import (
     GraphQLClient,
     Offline,
     client_or_none,
+    endpoint_of,
 )
 from plexus_tactus_cache.remote.failures import RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store.conflicts import conflicts, resolve
 from plexus_tactus_cache.store.documents import Documents
-from plexus_tactus_cache.store.local import LocalStore, unwritable
+from plexus_tactus_cache.store.local import LocalStore, chosen, unusable, unwritable
 from plexus_tactus_cache.store.traces import Traces
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.sync.first_load import revalidate
@@ -77,6 +78,9 @@ class ProcedureCache:
         read_only: only look: no file is changed, and nobody waited for, so that works beside running workers, on
             read-only media and for stores of other users. What would write raises StoreReadOnly.
 
+    Every method raises InvalidArgument (WrongType for a type) for an argument that means nothing, before anything is
+    changed.
+
     Raises:
         StoreReadOnly: there is no store in the directory and none can be made: it is not ours, or not writable.
         EndpointMismatch: the directory belongs to another API endpoint.
@@ -97,27 +101,39 @@ class ProcedureCache:
         self._background = background
         self._read_only = read_only
         self._projection = dashboard_state
-        self.settings = settings or CacheSettings()
+        self.settings = CacheSettings() if settings is None else checks.instance(settings, CacheSettings, "settings")
         self._client = client_or_none(client, self.settings)
         self._way_out = "the client is OFFLINE" if client is OFFLINE else f"set {URL_VARIABLE} and {KEY_VARIABLE}"
         self.endpoint = endpoint_of(self._client)
-        self.directory = Path(directory).expanduser() if directory else default_directory(self.endpoint)
+        self.directory = chosen(directory) or default_directory(self.endpoint)
         self._store = LocalStore(
             self.directory,
             durability=self.settings.durability,
             lock_timeout=self.settings.lock_timeout,
             read_only=read_only,
         )
-        if self.endpoint is not None:
-            self._store.check(self.endpoint)
         self._closed = False
-        self.documents = Documents(self._store, self.settings.push_interval)
-        if read_only:
-            self.documents.problem = unwritable(self.directory)  # that it is only looked at is none
-        self.traces = Traces(self._store, partial(self.documents.transaction, ()))
-        self._start()
+        try:
+            self._begin()
+        except BaseException as error:
+            self._store.close()  # else what is open would be so until somebody collects it
+            if isinstance(error, OSError):  # of an import: no descriptor is left for that either
+                raise unusable(self.directory, error) from error
+            raise
         _open_caches.add(self)
         atexit.register(_close_at_exit, weakref.ref(self))
+
+    def _begin(self) -> None:
+        """Everything that needs the store. Raises EndpointMismatch, LocalStoreError."""
+        if self.endpoint is not None:
+            self._store.check(self.endpoint)
+        self.documents = Documents(self._store, self.settings.push_interval)
+        if self._read_only:
+            self.documents.problem = unwritable(self.directory)  # that it is only looked at is none
+        self.traces = Traces(self._store, partial(self.documents.transaction, ()))
+        if self._client is not None and self._background and not self._store.read_only:
+            self._bind()
+        self._start()
 
     def _start(self) -> None:
         """What a process needs anew: leadership and the thread."""
@@ -130,7 +146,6 @@ class ProcedureCache:
             s3 = s3_or_none(settings.attachments_bucket, settings.request_timeout, settings.allow_http)
             self._engine = SyncEngine(self._store, Procedures(self._client, s3), settings, projection=self._projection)
             if self._background:
-                self._bind()
                 self._thread = SyncThread(self._store, self._engine, self._leadership, self.settings)
                 self._thread.start()
             self._foreground = Foreground(self._store, self._engine, self._leadership, self._thread, self.settings)
@@ -158,6 +173,7 @@ class ProcedureCache:
         The report of a pass that another process made says only what is still pending. Never raises for Plexus's
         sake: see `errors` in the report.
         """
+        timeout = checks.seconds(timeout)
         self.check_open()
         if self._foreground is None:
             why = self._store.read_only or "no client"
@@ -170,6 +186,7 @@ class ProcedureCache:
 
         False as soon as only parked documents remain, or after `timeout` seconds.
         """
+        timeout = checks.seconds(timeout)
         self.check_open()
         wanted = dirty_versions(self._store)
         if self._foreground is None:
@@ -181,21 +198,10 @@ class ProcedureCache:
         """Create a procedure, here and now, and in Plexus at the next sync: its id. Works without a network.
 
         `fields`: others of the record, in Plexus's spelling or in Python's (`scorecard_id="..."`). Raises TypeError
-        for one that the record does not have, and for a value that is not JSON.
+        for one that the record does not have, and for a value that is not JSON; InvalidArgument.
         """
         self.check_open()
-        record = creation_fields(account_id, name, fields)
-        status = record.pop("status", None)
-        waiting_on_message_id = record.pop("waitingOnMessageId", None)
-        procedure_id = str(uuid.uuid4())
-        unit = None if status is None else (status, waiting_on_message_id)
-
-        def work() -> None:
-            self._store.put_creation(procedure_id, record)
-            self._store.write(procedure_id, Changes(status=unit), time.time(), self.settings.push_interval)
-
-        self.documents.transaction(procedure_id, work)
-        return procedure_id
+        return self.documents.create(creation_fields(account_id, name, fields))
 
     def conflicts(self, *, resolved: bool = False) -> list[Conflict]:
         """The values that reconciling set aside, oldest first; with `resolved` those that were dealt with."""
@@ -209,9 +215,10 @@ class ProcedureCache:
         way of `keep` at the next sync. One that was resolved already can be resolved again. Raises ConflictNotFound,
         and ConflictOutdated for the tail of a log whose beginning is gone.
         """
-        self.check_open()
+        conflict_id = checks.text(conflict_id, "conflict_id")
         if keep not in ("local", "remote"):
-            raise ValueError(f"keep={keep!r}: want 'local' or 'remote'")
+            raise InvalidArgument("keep", "want 'local' or 'remote'")
+        self.check_open()
         resolve(self._store, conflict_id, keep, self.documents.transaction)
 
     def pull(self, procedure_id: str) -> None:
@@ -220,6 +227,7 @@ class ProcedureCache:
         Raises RemoteUnavailable when Plexus does not answer, ProcedureNotFound when neither side knows it,
         StoreReadOnly.
         """
+        procedure_id = checks.procedure_id(procedure_id)
         self.check_open()
         if is_builtin(procedure_id):
             raise ProcedureNotFound(procedure_id, "what comes with Plexus is not stored there")
@@ -237,6 +245,7 @@ class ProcedureCache:
 
     def retry(self, procedure_id: str) -> None:
         """Push a parked procedure again, now. Raises ProcedureNotFound for one that is not stored here."""
+        procedure_id = checks.procedure_id(procedure_id)
         self.check_open()
         if self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory}")
@@ -282,9 +291,10 @@ class ProcedureCache:
         What is still pending stays in the local store, is logged, and goes out with the next process that opens
         the directory. Closing twice is fine.
         """
+        timeout = self.settings.close_timeout if timeout is None else checks.seconds(timeout)
         if self._closed:
             return
-        deadline = time.monotonic() + (self.settings.close_timeout if timeout is None else timeout)
+        deadline = time.monotonic() + timeout
         try:
             if self._foreground is not None:
                 self._foreground.push_before_close(deadline)
@@ -318,6 +328,8 @@ class ProcedureCache:
         """Raises CacheClosed."""
         if self._closed:
             raise CacheClosed(f"the cache on {self.directory} is closed")
+        if self._thread is not None:
+            self._thread.start()  # should there have been no thread for it before
 
     # --- for adapters: the first touch --------------------------------------------------------------------
 
@@ -334,14 +346,6 @@ class ProcedureCache:
             self.check_open()
 
 
-def endpoint_of(client: GraphQLClient | Offline | None) -> str | None:
-    """The API URL of a client, ours or Plexus's; without one, that of the environment."""
-    if client is None or client is OFFLINE:
-        return None
-    found = getattr(client, "api_url", None)
-    return found if isinstance(found, str) else os.environ.get(URL_VARIABLE)
-
-
 # --- one cache per directory and process ------------------------------------------------------------------
 
 _shared: dict[tuple[Path, bool], ProcedureCache] = {}  # the bool: with a client; OFFLINE never gets one that has
@@ -353,7 +357,7 @@ def shared_cache(
 ) -> ProcedureCache:
     """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
     found_client = client_or_none(client, settings or CacheSettings())
-    path = Path(directory).expanduser() if directory else default_directory(endpoint_of(found_client))
+    path = chosen(directory) or default_directory(endpoint_of(found_client))
     key = path.absolute(), found_client is not None
     with _shared_lock:
         cache = _shared.get(key)

@@ -2,10 +2,13 @@
 
 StorageError
 ├── ProcedureNotFound       neither the local store nor Plexus knows this procedure
+├── InvalidArgument         (also a ValueError) an argument that means nothing, or that no store could keep
+│   └── WrongType           (also a TypeError) an argument of a type that it cannot have
 ├── ValueNotSerializable    (also a TypeError) a value that no store could keep; names the path inside it
 ├── LocalStoreError         the local directory cannot be used; nothing was acknowledged
 │   ├── StoreReadOnly       it cannot be written
 │   ├── StoreFull           the disk is full
+│   ├── OutOfResources      the process has no file descriptors, or no threads, left; it may well have some again
 │   ├── StoreBusy           another process held the write lock for too long
 │   ├── CacheCorrupted      what is stored does not match its checksum
 │   └── EndpointMismatch    the directory belongs to another API endpoint
@@ -41,6 +44,26 @@ class ProcedureNotFound(StorageError):
         super().__init__(f"procedure {procedure_id!r} was not found" + (f": {advice}" if advice else ""))
 
 
+class InvalidArgument(StorageError, ValueError):
+    """An argument means nothing, or could not be stored; nothing was changed.
+
+    The text names the argument, or the part of it that is to blame, and says what is wanted; never what it holds.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        self.argument = argument
+        self.problem = problem
+        super().__init__(f"{argument}: {problem}")
+
+    def inside(self, where: str) -> InvalidArgument:
+        """The same error, saying of what the argument is a part."""
+        return type(self)(f"{where}.{self.argument}", self.problem)
+
+
+class WrongType(InvalidArgument, TypeError):
+    """An argument is of a type that it cannot have; nothing was changed."""
+
+
 class ValueNotSerializable(StorageError, TypeError):
     """A value cannot be stored exactly; nothing was written.
 
@@ -69,6 +92,10 @@ class StoreReadOnly(LocalStoreError):
 
 class StoreFull(LocalStoreError):
     """The disk is full; what was acknowledged before is safe."""
+
+
+class OutOfResources(LocalStoreError):
+    """This process, or the machine, has no file descriptors or no threads left; nothing is wrong with the store."""
 
 
 class StoreBusy(LocalStoreError):

@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+Seconds = Annotated[float, Field(le=1e9)]  # about 30 years; the operating system refuses to wait for much longer
 DIRECTORY_VARIABLE = "PLEXUS_CACHE_DIR"
 APP_NAME = "plexus-tactus-cache"
 
@@ -25,14 +26,14 @@ class CacheSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="PLEXUS_CACHE_", frozen=True, extra="forbid")
 
-    push_interval: float = Field(default=1.0, gt=0, description="writes within this time travel in one push")
-    load_timeout: float = Field(default=2.0, ge=0, description="how long an adapter's first load waits for Plexus")
-    request_timeout: float = Field(default=10.0, gt=0, description="limit for one request to Plexus")
+    push_interval: Seconds = Field(default=1.0, gt=0, description="writes within this time travel in one push")
+    load_timeout: Seconds = Field(default=2.0, ge=0, description="how long an adapter's first load waits for Plexus")
+    request_timeout: Seconds = Field(default=10.0, gt=0, description="limit for one request to Plexus")
     allow_http: bool = Field(
         default=False, description="http:// URLs of other machines are used too; else only https:// ones"
     )
-    close_timeout: float = Field(default=5.0, ge=0, description="how long close() tries to push what is pending")
-    max_backoff: float = Field(default=60.0, gt=0, description="longest wait between two attempts")
+    close_timeout: Seconds = Field(default=5.0, ge=0, description="how long close() tries to push what is pending")
+    max_backoff: Seconds = Field(default=60.0, gt=0, description="longest wait between two attempts")
     durability: Literal["full", "normal"] = Field(
         default="full", description="full: a write that returned survives a power cut; normal: it survives a crash"
     )
@@ -56,7 +57,7 @@ class CacheSettings(BaseSettings):
         description="metadata above this leaves the record; DynamoDB's limit is 400 KB for all of it",
     )
     max_request_bytes: int = Field(default=900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
-    lock_timeout: float = Field(default=60.0, gt=0, description="how long a write waits for another process's write")
+    lock_timeout: Seconds = Field(default=60.0, gt=0, description="how long a write waits for another process's write")
 
 
 def default_directory(endpoint: str | None) -> Path:

@@ -14,11 +14,11 @@ from typing import Any, TextIO
 import orjson
 from pydantic import BaseModel
 
-from plexus_tactus_cache.cache import ProcedureCache, endpoint_of
+from plexus_tactus_cache.cache import ProcedureCache
 from plexus_tactus_cache.document.encoding import encode_leniently
 from plexus_tactus_cache.errors import StoreReadOnly
 from plexus_tactus_cache.printable import printable
-from plexus_tactus_cache.remote.client import PlexusClient
+from plexus_tactus_cache.remote.client import PlexusClient, endpoint_of
 from plexus_tactus_cache.settings import default_directory
 from plexus_tactus_cache.store.local import holds_store
 

@@ -3,39 +3,54 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.decoding import decode
-from plexus_tactus_cache.document.encoded import EntryRecord, Variables, key_text, value_digest
+from plexus_tactus_cache.document.encoded import EntryRecord, Variables, value_digest
 from plexus_tactus_cache.document.encoding import encode_leniently, encode_result
 from plexus_tactus_cache.document.models import CheckpointEntry, NamedCheckpoint, SourceLocation
-from plexus_tactus_cache.document.plain import Encoded
-from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.document.plain import Encoded, dumps
+from plexus_tactus_cache.errors import InvalidArgument, ValueNotSerializable
+
+References = Callable[[Mapping[Any, Any]], dict[str, str]]  # for captured_vars: name -> digest of the value
 
 
-def encode_entry(entry: Any, captured: Mapping[str, str] | None) -> EntryRecord:
-    """The record of a CheckpointEntry, ours or Tactus's. Raises ValueNotSerializable for its result."""
+def encode_entry(entry: Any, references: References | None = None, place: int | None = None) -> EntryRecord:
+    """The record of a CheckpointEntry, ours or Tactus's, that is at this place of the log; None: wherever it is.
+
+    Without `references` it has no captured variables.
+
+    Raises ValueNotSerializable for its result, InvalidArgument for anything else that is wrong with it.
+    """
     try:
-        result = encode_result(entry.result)
+        checks.entry(entry, place)
+        kind = checks.text(entry.type, "type")
+        captured = checks.captured_vars(entry.captured_vars)
+        result = _encode_result(entry)
+        return EntryRecord(
+            position=int(entry.position),
+            type=kind,
+            result=result.plain,
+            notes=result.notes,
+            timestamp=checks.timestamp(entry.timestamp),
+            duration_ms=checks.duration(entry.duration_ms),
+            input_hash=checks.optional_text(entry.input_hash, "input_hash"),
+            run_id=checks.optional_text(entry.run_id, "run_id"),
+            source_location=checks.source_location(entry.source_location),
+            captured=None if captured is None or references is None else references(captured),
+            name=checks.text(entry.name, "name") if isinstance(entry, NamedCheckpoint) else None,
+        )
+    except InvalidArgument as error:
+        raise error.inside("execution_log" if place is None else f"execution_log[{place}]") from None
+
+
+def _encode_result(entry: Any) -> Encoded:
+    try:
+        return encode_result(entry.result)
     except ValueNotSerializable as error:
         raise error.inside(f"the result of checkpoint {entry.position} ({entry.type})") from None
-    location = entry.source_location
-    return EntryRecord(
-        position=entry.position,
-        type=entry.type,
-        result=result.plain,
-        notes=result.notes,
-        timestamp=entry.timestamp.isoformat(),
-        duration_ms=entry.duration_ms,
-        input_hash=entry.input_hash,
-        run_id=entry.run_id,
-        source_location=None
-        if location is None
-        else [location.file, location.line, location.function, location.code_context],
-        captured=None if captured is None else dict(captured),
-        name=entry.name if isinstance(entry, NamedCheckpoint) else None,
-    )
 
 
 def capture(
@@ -54,8 +69,17 @@ def capture(
             reference = value_digest(encoded)
             if reference not in stored:
                 new[reference] = encoded
-        references[name if isinstance(name, str) else key_text(name)] = reference
+        references[_variable_name(name)] = reference
     return references
+
+
+def _variable_name(name: Any) -> str:
+    """The name of a captured variable as text; described, like a value, where it cannot be stored."""
+    try:
+        return checks.text(name, "captured_vars")
+    except InvalidArgument:
+        encoded = encode_leniently(name)
+        return dumps(list(encoded) if encoded.notes else encoded.plain).decode()
 
 
 _MISSING = {"__not_stored__": "the captured value is not in the store"}

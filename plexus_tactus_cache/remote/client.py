@@ -13,7 +13,8 @@ from gql import Client, gql
 from gql.transport.requests import RequestsHTTPTransport
 from pydantic import SecretStr
 
-from plexus_tactus_cache.errors import InvalidClient
+from plexus_tactus_cache.document import checks
+from plexus_tactus_cache.errors import InvalidClient, WrongType
 from plexus_tactus_cache.remote.discreet import discreet
 from plexus_tactus_cache.remote.endpoint import origin_of, refusal_of
 from plexus_tactus_cache.remote.failures import Failure, Redirected, classify, retry_after_of
@@ -86,7 +87,7 @@ class PlexusClient:
             raise InvalidClient(refusal)
         self.api_url = api_url
         self.allow_http = allow_http
-        self.timeout = timeout
+        self.timeout = checks.seconds(timeout)
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -176,10 +177,12 @@ def _refusal_of_key(key: str) -> str | None:
 def client_or_none(given: GraphQLClient | Offline | None, settings: CacheSettings) -> GraphQLClient | None:
     """The client that a caller means: the given one, or for None the environment's; None: there is none.
 
-    Raises InvalidClient.
+    Raises InvalidClient, and WrongType for what is none.
     """
     if given is OFFLINE:
         return None
+    if given is not None and not callable(getattr(given, "execute", None)):
+        raise WrongType("client", f"want a PlexusClient or what has its `execute`, not {checks.kind_of(given)}")
     if given is None:
         return PlexusClient.from_environment(timeout=settings.request_timeout, allow_http=settings.allow_http)
     url = getattr(given, "api_url", None)
@@ -189,3 +192,11 @@ def client_or_none(given: GraphQLClient | Offline | None, settings: CacheSetting
             del url  # there may be a password in it, and tracebacks may show locals
             raise InvalidClient(refusal)
     return given
+
+
+def endpoint_of(client: GraphQLClient | Offline | None) -> str | None:
+    """The API URL of a client, ours or Plexus's; without one, that of the environment."""
+    if client is None or client is OFFLINE:
+        return None
+    found = getattr(client, "api_url", None)
+    return found if isinstance(found, str) else os.environ.get(URL_VARIABLE)

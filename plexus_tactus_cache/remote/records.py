@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 import orjson
 
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.plain import canonical, digest, dumps
 from plexus_tactus_cache.envelope.parse import parse, same_entries
 from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, RANGES, Envelope, manifest_of, pointers, with_parts
 from plexus_tactus_cache.envelope.placement import TAIL, Attachment, is_of_segments, segment_name
+from plexus_tactus_cache.errors import InvalidArgument, WrongType
 from plexus_tactus_cache.reconcile.snapshot import Base, Remote
 from plexus_tactus_cache.remote.attachments import Attachments, is_unique
 from plexus_tactus_cache.remote.client import GraphQLClient
@@ -34,6 +36,7 @@ _SELECTED = (
 _READ = "id status waitingOnMessageId metadata updatedAt"
 _CREATION_FIELDS = """attachedFiles category code createdByUserId description featured isDefault isTemplate
     parentProcedureId scoreId scoreVersionId scorecardId status version waitingOnMessageId"""
+LARGEST_CREATION = 380_000  # bytes of JSON; a record has 400 KB at most (§3), with what is bookkeeping of it
 CREATION_FIELDS = frozenset(_CREATION_FIELDS.split())  # of a new record, but for the required and for our own
 
 
@@ -41,24 +44,44 @@ def creation_fields(account_id: str, name: str, fields: Mapping[str, Any]) -> di
     """The input that creates a record, without id and metadata.
 
     Names of `fields` are in Plexus's spelling or in Python's. Raises TypeError for what a new record does not have,
-    and for a value that is not JSON.
+    and for a value that is not JSON; InvalidArgument for text that cannot be stored, or too much of it.
     """
-    record: dict[str, Any] = {"accountId": account_id, "name": name}
-    missing = [field for field, value in record.items() if not value]
+    missing = [field for field, value in (("accountId", account_id), ("name", name)) if not value]
     if missing:
         raise TypeError(f"a new procedure needs {' and '.join(missing)}")
+    record: dict[str, Any] = {
+        "accountId": checks.text(account_id, "account_id", checks.LONGEST_STATUS),
+        "name": checks.text(name, "name"),
+    }
     for given, value in fields.items():
         head, *words = given.split("_")
         field = head + "".join(word.title() for word in words)
         if field not in CREATION_FIELDS:
             known = ", ".join(sorted(CREATION_FIELDS))
             raise TypeError(f"a new procedure takes no field {given!r}; it takes account_id, name, {known}")
-        record[field] = value
-    try:
-        orjson.dumps(record)
-    except TypeError as error:
-        raise TypeError(f"the fields of a new procedure have to be JSON: {error}") from error
+        check = _CHECKS.get(field, _json)
+        record[field] = None if value is None else check(value, given)
+    if len(orjson.dumps(record)) > LARGEST_CREATION:
+        raise InvalidArgument(
+            "fields", f"together they have more than {LARGEST_CREATION:,} bytes, too many for a record"
+        )
     return record
+
+
+def _json(value: Any, field: str) -> Any:
+    if isinstance(value, str):
+        return checks.text(value, field, LARGEST_CREATION)
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise WrongType(field, f"the fields of a new procedure have to be JSON: {error}") from error
+    return value
+
+
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "status": checks.status,
+    "waitingOnMessageId": checks.waiting_on_message_id,
+}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from plexus_tactus_cache.reconcile.decide import Side
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, conflict_of, restore
 from plexus_tactus_cache.store.contract import Pending, Store
 
+_DIGITS = 18  # of the number of a conflict; Python refuses to read thousands of them
+
 
 def conflicts(store: Store, *, resolved: bool = False) -> list[Conflict]:
     """The open ones, oldest first; with `resolved` those that were dealt with."""
@@ -19,7 +21,7 @@ def conflicts(store: Store, *, resolved: bool = False) -> list[Conflict]:
 
 def resolve(store: Store, conflict_id: str, keep: Side, transaction: Callable[[str, Callable[[], None]], None]) -> None:
     """Let one side be the value; see ProcedureCache.resolve. Raises ConflictNotFound, ConflictOutdated."""
-    number = int(conflict_id) if conflict_id.isdecimal() else 0
+    number = int(conflict_id) if conflict_id.isdecimal() and len(conflict_id) <= _DIGITS else 0
 
     def find() -> ConflictRecord:
         found = store.conflict(number)

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import threading
 import time
+import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 from plexus_tactus_cache.document.encoded import Changes, Document, key_text
 from plexus_tactus_cache.document.plain import Encoded
-from plexus_tactus_cache.errors import LocalStoreError, RunSuperseded, ValueNotSerializable
+from plexus_tactus_cache.errors import InvalidArgument, LocalStoreError, RunSuperseded, ValueNotSerializable
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.reconcile.merge import difference
 from plexus_tactus_cache.reconcile.snapshot import log_digests
@@ -111,6 +112,17 @@ class Documents:
             self._retired[id(live.metadata)] = live
             del self._live[procedure_id]
 
+    def _or_retire(self, procedure_id: str, call: Callable[[], Result]) -> Result:
+        """What `call` returns. A live object with an entry that cannot be stored, or without the shape of one, is not
+        handed out any more: nobody else could save it, and a replay would find what was never stored."""
+        try:
+            return call()
+        except (ValueNotSerializable, InvalidArgument) as error:
+            known = self._known(procedure_id)
+            if known is not None and (isinstance(error, InvalidArgument) or known[0].has_unsaved_entries):
+                self._retire(procedure_id, known[0])
+            raise
+
     def _let_go(self, procedure_id: str, identity: int, reference: weakref.ref[Any]) -> None:
         """Nobody holds the object any more. Called by the collector, at any moment, in any thread."""
         self._retired.pop(identity, None)
@@ -195,7 +207,7 @@ class Documents:
     def save(self, procedure_id: str, metadata: Any) -> None:
         """Store what differs between the object and the store.
 
-        Raises ValueNotSerializable, RunSuperseded or LocalStoreError; then nothing was stored.
+        Raises ValueNotSerializable, InvalidArgument, RunSuperseded or LocalStoreError; then nothing was stored.
         """
         with self._lock_of(procedure_id):
             live = self._retired.get(id(metadata)) or self._live.get(procedure_id)
@@ -203,23 +215,13 @@ class Documents:
                 self._replace(procedure_id, metadata)
                 saved = True
             else:
-                saved = self._save_or_retire(procedure_id, live)
+                saved = self._or_retire(procedure_id, lambda: self._save(procedure_id, live))
             if not saved:
                 where = "its log is in the conflict journal" if live and live.superseded else "its log had been stored"
                 raise RunSuperseded(
                     f"the log of procedure {procedure_id!r} was changed elsewhere (a reset, another worker) while this "
                     f"run held it; this save was not stored, {where}. Load the procedure again before going on"
                 )
-
-    def _save_or_retire(self, procedure_id: str, live: LiveDocument) -> bool:
-        """As `_save`. An object with an entry that cannot be stored is not handed out any more: nobody else could
-        save it, and a replay would find what was never stored."""
-        try:
-            return self._save(procedure_id, live)
-        except ValueNotSerializable:
-            if live.has_unsaved_entries:
-                self._retire(procedure_id, live)
-            raise
 
     def _save(self, procedure_id: str, live: LiveDocument) -> bool:
         """False when the object's run was superseded: then what it had not stored of its log is in the journal."""
@@ -296,9 +298,22 @@ class Documents:
             return live, metadata, delta, self._write(procedure_id, delta.changes)
 
         with self._lock_of(procedure_id):
-            live, _held, delta, header = self.transaction(procedure_id, work)
+            live, _held, delta, header = self._or_retire(procedure_id, lambda: self.transaction(procedure_id, work))
             edit.show(live)
             live.acknowledge(delta, header)
+
+    def create(self, record: dict[str, Any]) -> str:
+        """A new document, for a record that is created with these fields at the next sync: its id."""
+        fields = dict(record)
+        status, message = fields.pop("status", None), fields.pop("waitingOnMessageId", None)
+        procedure_id = str(uuid.uuid4())
+
+        def work() -> None:
+            self._store.put_creation(procedure_id, fields)
+            self._write(procedure_id, Changes(status=None if status is None else (status, message)))
+
+        self.transaction(procedure_id, work)
+        return procedure_id
 
     # --- parts --------------------------------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ class PutCheckpoint:
         position = live.position_of(self._name)
         length = len(live.metadata.execution_log)
         entry = self._entry = self._make(length if position is None else position)
-        entries = {**delta.changes.entries, entry.position: encode_entry(entry, None)}
+        entries = {**delta.changes.entries, entry.position: encode_entry(entry)}
         return replace(delta, changes=replace(delta.changes, entries=entries))
 
     def show(self, live: LiveDocument) -> None:

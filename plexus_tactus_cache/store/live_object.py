@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import (
     Changes,
@@ -156,8 +157,10 @@ class LiveDocument:
     # --- to the store -------------------------------------------------------------------------------------
 
     def delta(self) -> Delta:
-        """What has to be written. Raises ValueNotSerializable; the object and what is known of it stay as they are."""
+        """What has to be written. Raises ValueNotSerializable and InvalidArgument; the object and what is known of it
+        stay as they are."""
         metadata = self.metadata
+        checks.shape(metadata)
         state, state_changes = _compare("state", metadata.state, self.state)
         lua_state, lua_changes = _compare("lua_state", metadata.lua_state, self.lua_state)
         handles = metadata.__dict__.get(ASYNC_PROCEDURES) or None
@@ -166,13 +169,23 @@ class LiveDocument:
         known = {id(metadata.state[key]): mark.digest for key, mark in state.items()}
         variables: dict[str, Encoded] = {}
         entries: dict[int, EntryRecord] = {}
-        for position in self._changed_positions():
+
+        def references(captured: Mapping[Any, Any]) -> dict[str, str]:
+            return capture(captured, known, self.variables, variables)
+
+        changed = self._changed_positions()
+        # What was stored may have moved since; what is new is where it says.
+        stored = set(map(id, self.saved)) if changed and changed[0] < len(self.saved) else ()
+        for position in changed:
             entry = metadata.execution_log[position]
-            captured = entry.captured_vars
-            references = None if captured is None else capture(captured, known, self.variables, variables)
-            entries[position] = encode_entry(entry, references)
+            entries[position] = encode_entry(entry, references, None if id(entry) in stored else position)
         length = len(metadata.execution_log)
         shown = (metadata.status, metadata.waiting_on_message_id)
+        if shown != self.status:
+            shown = (
+                checks.status(shown[0], "metadata.status"),
+                checks.waiting_on_message_id(shown[1], "metadata.waiting_on_message_id"),
+            )
         changes = Changes(
             entries=entries,
             log_length=length if length < len(self.saved) else None,
@@ -189,7 +202,7 @@ class LiveDocument:
         """An object that its caller built says RUNNING by default: what was never set is no change."""
         return self.status is not None or "status" in getattr(self.metadata, "model_fields_set", {"status"})
 
-    def _changed_positions(self) -> Iterable[int]:
+    def _changed_positions(self) -> list[int]:
         log, saved = self.metadata.execution_log, self.saved
         if isinstance(log, ExecutionLog) and not log.shuffled:
             candidates: Iterable[int] = [*sorted(log.replaced), *range(len(saved), len(log))]
@@ -236,7 +249,7 @@ class LiveDocument:
         differently. Afterwards `delta` finds only what the stored log does not have yet.
         """
         log = self.metadata.execution_log
-        mine, seen = (log_digests([encode_entry(entry, None) for entry in one]) for one in (log, self.saved))
+        mine, seen = (log_digests([encode_entry(entry) for entry in one]) for one in (log, self.saved))
         stored = log_digests(document.log)
         if stored == seen:
             return True
@@ -258,16 +271,18 @@ class LiveDocument:
     @property
     def has_unsaved_entries(self) -> bool:
         """Whether the log has entries that were never stored."""
-        return len(self.metadata.execution_log) != len(self.saved) or bool(list(self._changed_positions()))
+        return len(self.metadata.execution_log) != len(self.saved) or bool(self._changed_positions())
 
     def own_log(self) -> Document:
         """The log as the object has it, whether stored or not."""
         variables: Variables = {}
-        entries = []
-        for entry in self.metadata.execution_log:
-            captured = entry.captured_vars
-            entries.append(encode_entry(entry, None if captured is None else capture(captured, {}, (), variables)))
-        return Document(log=entries, variables=variables)
+
+        def references(captured: Mapping[Any, Any]) -> dict[str, str]:
+            return capture(captured, {}, (), variables)
+
+        return Document(
+            log=[encode_entry(entry, references) for entry in self.metadata.execution_log], variables=variables
+        )
 
     def overridden(
         self, document: Document, delta: Delta
@@ -333,6 +348,8 @@ def _compare(part: str, values: dict[Any, Any], marks: Marks) -> tuple[Marks, di
         if mark is not None and print_ is not None and print_ == mark.fingerprint:
             found[key] = mark
             continue
+        if mark is None:
+            checks.state_key(key, f"a key of {part}")
         encoded = _encode(value, f"{part} key {key!r}")
         digest = value_digest(encoded)
         text = mark.text if mark is not None else key_text(key)

@@ -10,16 +10,18 @@ Developer data: it stays in this store and is never pushed.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import pack, unpack
 from plexus_tactus_cache.document.encoding import encode_leniently
 from plexus_tactus_cache.document.plain import Encoded
-from plexus_tactus_cache.errors import RunNotFound
+from plexus_tactus_cache.errors import RunNotFound, WrongType
 from plexus_tactus_cache.store.contract import Store
 
 
@@ -35,9 +37,12 @@ class Traces:
         self._transaction = transaction
 
     def save_run(self, run: Any) -> None:
-        """Keep `run`, in place of the one with its id; what cannot be stored in it is described."""
+        """Keep `run`, in place of the one with its id; what cannot be stored in it is described. Raises WrongType."""
         # A run is a picture of its log, and may hold what the log itself could not.
-        row = [run.procedure_name, run.start_time.isoformat(), [*encode_leniently(run)]]
+        encoded = encode_leniently(run)
+        if "" not in encoded.notes:
+            raise WrongType("run", f"want an ExecutionRun, a model that its name leads to, not {checks.kind_of(run)}")
+        row = [run.procedure_name, run.start_time.isoformat(), [*encoded]]
         payload = orjson.dumps(row)
         self._transaction(lambda: self._store.put_trace("run", run.run_id, payload))
 
@@ -51,8 +56,9 @@ class Traces:
     def list_runs(self, procedure_name: str | None = None) -> list[Any]:
         """All runs, or those of one procedure, the newest first."""
         rows = [orjson.loads(row) for row in self._store.traces("run")]
-        runs = [decode(Encoded(*run)) for name, _, run in rows if procedure_name in (None, name)]
-        return sorted(runs, key=_start, reverse=True)
+        found = [row for row in rows if procedure_name in (None, row[0])]
+        found.sort(key=lambda row: _start(row[1]), reverse=True)
+        return [decode(Encoded(*run)) for _, _, run in found]
 
     def save_breakpoints(self, procedure_name: str, breakpoints: list[Any]) -> None:
         """Keep these breakpoints in place of the procedure's."""
@@ -66,6 +72,7 @@ class Traces:
         return found
 
 
-def _start(run: Any) -> Any:
-    """When a run started: a field of Tactus's model, or of the dict that it is where Tactus is not loaded."""
-    return run["start_time"] if isinstance(run, dict) else run.start_time
+def _start(written: str) -> dt.datetime:
+    """When a run started; runs that say it with an offset and without one are in one list."""
+    moment = dt.datetime.fromisoformat(written)
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from plexus_tactus_cache.errors import RemoteUnavailable
+from plexus_tactus_cache.errors import OutOfResources, RemoteUnavailable
 from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
@@ -56,6 +56,8 @@ def _ask(procedure_id: str, engine: SyncEngine | None, settings: CacheSettings) 
         )
     except TimeoutError:
         return f"Plexus did not answer within {settings.load_timeout} s"
+    except OutOfResources as error:
+        return f"Plexus cannot be asked ({error})"
     except RequestFailed as error:
         answer = error.failure
     if isinstance(answer, Failure):

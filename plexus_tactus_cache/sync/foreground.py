@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Collection
 
 from plexus_tactus_cache.document.reports import SyncReport
-from plexus_tactus_cache.errors import LeaseLost
+from plexus_tactus_cache.errors import LeaseLost, OutOfResources
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Store
 from plexus_tactus_cache.sync.engine import SyncEngine
@@ -96,6 +96,11 @@ class Foreground:
             return within(max(0.0, deadline - time.monotonic()), run, "plexus-tactus-cache-sync")
         except TimeoutError:
             return None
+        except OutOfResources as error:  # `run` was not called
+            if self._thread is None:
+                self._leadership.release()
+            self._passing.release()
+            return SyncReport(pending=pending(self._store), errors=(str(error),))
 
     def flush(self, wanted: dict[str, int], timeout: float) -> bool:
         """Wait until Plexus has these versions; see ProcedureCache.flush."""
@@ -119,7 +124,7 @@ class Foreground:
 
     def push_before_close(self, deadline: float) -> None:
         """A last push, unless it is known to be pointless. In the sync thread, so that no request outlasts us."""
-        reachable = self._thread is not None and self._store.link().state in ("online", "unknown")
+        reachable = self._thread is not None and self._thread.runs and self._store.link().state in ("online", "unknown")
         while reachable and time.monotonic() < deadline and self._store.next_due() is not None:
             self._post("close")
             while "close" in self._store.requests() and time.monotonic() < deadline:

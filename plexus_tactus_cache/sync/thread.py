@@ -6,11 +6,12 @@ import logging
 import threading
 import time
 
-from plexus_tactus_cache.errors import CacheClosed, LeaseLost, LocalStoreError
+from plexus_tactus_cache.errors import CacheClosed, LeaseLost, LocalStoreError, OutOfResources
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Store
 from plexus_tactus_cache.sync.engine import SyncEngine, place_of
 from plexus_tactus_cache.sync.leadership import Leadership
+from plexus_tactus_cache.sync.within import started
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -31,10 +32,29 @@ class SyncThread:
         self._news = store.wakeups()
         self._lease: Lease | None = None  # under which the store was put in order
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="plexus-tactus-cache", daemon=True)
+        self._thread: threading.Thread | None = None  # once it runs
+        self._starting = threading.Lock()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started."""
+        return self._thread is not None
 
     def start(self) -> None:
-        self._thread.start()
+        """Start it, unless it was. Where the system has no thread left, that is said, and procedures go on, as writing
+        needs none; `start` is to be called again."""
+        if self._thread is not None or not self._starting.acquire(blocking=False):
+            return
+        try:
+            if self._thread is None:
+                self._thread = started(self._loop, "plexus-tactus-cache")
+                self.problem = None
+        except OutOfResources as error:
+            if self.problem != str(error):  # said once
+                self.problem = str(error)
+                log.error("nothing is pushed, which is tried again at every call: %s", error)
+        finally:
+            self._starting.release()
 
     def wake(self) -> None:
         """Something is wanted now."""
@@ -44,8 +64,11 @@ class SyncThread:
         """Ask it to end; False when it was still busy after `timeout` seconds (it is a daemon and dies with us)."""
         self._stop.set()
         self._news.set()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(timeout)
+        return not thread.is_alive()
 
     def _loop(self) -> None:
         while not self._stop.is_set():

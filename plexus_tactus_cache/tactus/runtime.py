@@ -30,12 +30,14 @@ except ImportError as error:
         f"plexus_tactus_cache.tactus needs Tactus 0.49 or newer: install this package with its extra `tactus` ({error})"
     ) from error
 
+from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.tactus.context import DurableCheckpoints, DurableContext, DurableProcedures, DurableState
 from plexus_tactus_cache.tactus.replay import Journal
 
 log = logging.getLogger("plexus_tactus_cache")
 
 RUN_START = "run_start:"  # in lua_state, with the run's id: the state as of its start
+_LONGEST_RUN_ID = checks.LONGEST_STATUS  # bytes; scopes of checkpoints are told by what is added to it
 
 _HOOKS: tuple[tuple[type, str, tuple[str, ...]], ...] = (
     (TactusRuntime, "_create_execution_context", ("strict_determinism",)),
@@ -77,12 +79,21 @@ class DurableRuntime(TactusRuntime):  # type: ignore[misc]  # Tactus has no type
     tables are tables of the new Lua runtime; State, tool calls and what agents remember are as they were. Until the
     stored log is replayed, nothing is written. A new `run_id` starts anew, from the state that is stored.
 
+    The constructor raises InvalidArgument (WrongType for a type) for ids that could not be stored.
+
     `execute` may besides report (in its result's `error`): ReplayDiverged, ValueNotSerializable and whatever the
     storage backend raises; unlike Tactus's, a write of State that fails is not passed over.
     """
 
+    procedure_id: str
+    run_id: str | None
     procedure_primitive: Any
     _parent: DurableContext | None = None  # of a sub-procedure: it is a part of its caller's run
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.procedure_id = checks.procedure_id(self.procedure_id)
+        self.run_id = checks.optional_text(self.run_id, "run_id", _LONGEST_RUN_ID)
 
     def _create_execution_context(self, strict_determinism: bool) -> DurableContext:
         parent = self._parent

@@ -1,4 +1,4 @@
-"""A Tactus that DurableRuntime does not fit is refused with a clear message."""
+"""A Tactus that DurableRuntime does not fit, and ids that could not be stored, are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import importlib
 from typing import Any
 
 import pytest
+
+from plexus_tactus_cache import InvalidArgument
 
 runtime = pytest.importorskip("tactus.core.runtime")
 
@@ -28,3 +30,12 @@ def test_a_tactus_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.delattr(runtime.TactusRuntime, "_inject_primitives")
         with pytest.raises(ImportError, match=r"_inject_primitives with the parameters \(\), found None"):
             importlib.reload(tactus)
+
+
+@pytest.mark.parametrize("value", ["\ud800", 3, b"x", "x" * 3000, ["x"]])
+@pytest.mark.parametrize("argument", ["procedure_id", "run_id"])
+def test_ids_that_could_not_be_stored(argument: str, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match=argument):
+        tactus.DurableRuntime(**{"procedure_id": "p", "run_id": "r", argument: value})
+    made = tactus.DurableRuntime("p", run_id=None)
+    assert made.procedure_id == "p"

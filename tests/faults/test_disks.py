@@ -48,8 +48,12 @@ class SmallDisk:
             while True:
                 file.write(b"x" * 4096)
 
-    def free(self) -> None:
-        self._filler.unlink()
+    def free(self, pages: int | None = None) -> None:
+        """All of it, or only so many pages."""
+        if pages is None:
+            self._filler.unlink()
+        else:
+            os.truncate(self._filler, self._filler.stat().st_size - pages * 4096)
 
 
 @pytest.fixture
@@ -128,6 +132,74 @@ def test_syncing_goes_on_when_a_full_disk_has_room_again(plexus: Simulator, disk
         eventually(lambda: cache.status().dirty == 0)
         storage.state_set("p", "k", 2)
         eventually(lambda: remote_state(plexus, "p")["k"] == 2)
+
+
+WRITES: dict[str, Callable[[ProcedureCache, int], object]] = {
+    "state_set": lambda cache, number: cache.storage("p").state_set("p", "k", [number, LARGE]),
+    "set_state": lambda cache, number: cache.storage("p").set_state("p", {"k": [number, LARGE]}),
+    "checkpoint_save": lambda cache, number: cache.storage("p").checkpoint_save("p", "a", [number, LARGE]),
+    "checkpoint_clear_all": lambda cache, _: cache.storage("p").checkpoint_clear_all("p"),
+    "update_procedure_status": lambda cache, number: cache.storage("p").update_procedure_status("p", f"S{number}"),
+    "create_procedure": lambda cache, _: cache.create_procedure(account_id="a", name="n", code=LARGE),
+    "save_breakpoints": lambda cache, number: cache.storage("p").save_breakpoints("n", [number, LARGE]),
+}
+
+
+def seen(cache: ProcedureCache) -> Any:
+    """All that a full disk may not change."""
+    storage = cache.storage("p")
+    return storage.load_procedure_metadata("p").model_dump(), cache.procedures(), storage.load_breakpoints("n")
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_a_disk_that_is_full_at_any_moment_of_a_write(disk: SmallDisk, write: str) -> None:
+    """There is room for no page, then for one, and so on: the write fails at each of its own in turn."""
+    failed = []
+    for pages in range(24):
+        place = disk.place / f"store-{pages}"
+        with ProcedureCache(None, place, fast(durability="normal")) as cache:
+            storage = cache.storage("p")
+            for number in range(3):
+                append(storage, number)
+            storage.state_set("p", "k", "before")
+            before = seen(cache)
+            disk.fill()
+            disk.free(pages)
+            try:
+                WRITES[write](cache, pages)
+            except StoreFull:
+                failed.append(pages)
+                assert seen(cache) == before
+                assert "full" in (cache.status().store_problem or "")
+                disk.free()
+                with ProcedureCache(None, place, fast()) as other:
+                    assert seen(other) == before
+                WRITES[write](cache, pages)
+            else:
+                disk.free()
+            append(storage, "next")
+            after = seen(cache)
+            assert cache.status().store_problem is None
+        with ProcedureCache(None, place, fast()) as other:
+            assert seen(other) == after
+        shutil.rmtree(place)
+    assert failed
+    assert failed == list(range(len(failed))), "with more room it never fails where it did not with less"
+
+
+def test_a_disk_that_is_full_at_any_moment_of_opening(disk: SmallDisk) -> None:
+    for pages in range(24):
+        place = disk.place / f"store-{pages}"
+        disk.fill()
+        disk.free(pages)
+        with suppress(StoreFull), ProcedureCache(None, place, fast()):
+            pass
+        disk.free()
+        with ProcedureCache(None, place, fast()) as cache:
+            cache.storage("p").state_set("p", "k", pages)
+        with ProcedureCache(None, place, fast()) as cache:
+            assert cache.storage("p").get_state("p") == {"k": pages}
+        shutil.rmtree(place)
 
 
 LIMITED = """

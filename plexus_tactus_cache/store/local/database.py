@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreFull, StoreReadOnly
+from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
+from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
 from plexus_tactus_cache.store.local.directory import REPAIR
@@ -141,7 +142,7 @@ class Database:
         except FileNotFoundError as error:
             raise CacheCorrupted(f"{self._file} is gone; {self._place} had a store in it") from error
         except OSError as error:
-            raise StoreReadOnly(f"{self._file} cannot be opened: {error.strerror}") from error
+            raise directories.unusable(self._file, error) from error
         identity = found.st_dev, found.st_ino
         if self._identity is None:
             self._identity = identity
@@ -316,14 +317,18 @@ class Database:
     def translated(self, error: sqlite3.Error) -> LocalStoreError:
         """The error of ours that an error of SQLite's is."""
         text = str(error)
-        if "full" in text:
-            return StoreFull(f"the disk of {self._place} is full: free some space; nothing acknowledged is lost")
+        if "full" in text or ("disk I/O error" in text and directories.is_full(self._place)):
+            return directories.full(self._place)
+        if "unable to open" in text and directories.lacks_descriptors():
+            return directories.out_of_descriptors(self._place)
         if "readonly" in text or "unable to open" in text:
             return StoreReadOnly(f"{self._place} cannot be written: {text}")
         if is_busy(error):
             return StoreBusy(f"another program holds the database in {self._place}: {text}")
         if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): {REPAIR}")
+        if "disk I/O error" in text:
+            text += "; see the system's log, and whether a file may grow (ulimit -f). What was acknowledged is safe"
         return LocalStoreError(f"the local store in {self._place} failed: {text}")
 
 

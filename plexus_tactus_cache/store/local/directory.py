@@ -11,16 +11,20 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import diskcache
 
-from plexus_tactus_cache.errors import LocalStoreError, StoreFull, StoreReadOnly
+from plexus_tactus_cache.document import checks
+from plexus_tactus_cache.errors import InvalidArgument, LocalStoreError, OutOfResources, StoreFull, StoreReadOnly
 
 DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
 REPAIR = "`plexus-tactus-cache doctor --repair` saves what can be read"
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _PAUSE = 0.005  # seconds
+_ROOM = 2**16  # bytes; SQLite makes the index of its log with half of that
+_FILES_OF_A_CONNECTION = 4  # the database, its log, its index, and one for a moment
 _CHUNK = 2**20  # bytes
 # Whoever closes a file ends all POSIX locks that its process has on it, those of SQLite's connections too: another
 # process would think itself alone, and delete the log that they write (sqlite.org/howtocorrupt.html, §2.2).
@@ -39,6 +43,14 @@ _SETTINGS = {
     "sqlite_mmap_size": 0,
 }
 _MADE_LAST = "Settings_size_delete"  # of all that diskcache makes in a new database
+
+
+def chosen(directory: Any) -> Path | None:
+    """The directory that somebody named; None for none. Raises InvalidArgument."""
+    try:
+        return Path(checks.path(directory)).expanduser() if directory else None
+    except RuntimeError as error:  # `~nobody`
+        raise InvalidArgument("directory", str(error)) from error
 
 
 # --- files ------------------------------------------------------------------------------------------------
@@ -75,7 +87,7 @@ def keep_commits(directory: Path) -> None:
 def open_file(path: Path) -> int:
     """Open a file of the store's, or make it: private, and its directory's owner's, should root make it.
 
-    Raises StoreFull, StoreReadOnly.
+    Raises StoreFull, StoreReadOnly, OutOfResources.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -111,11 +123,53 @@ def unwritable(directory: Path) -> str | None:
 
 def unusable(path: Path, error: OSError) -> LocalStoreError:
     """The error of ours for one that a file met."""
+    if is_lack_of_descriptors(error):
+        return out_of_descriptors(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreFull(f"the disk of {path} is full: free some space; nothing acknowledged is lost")
+        return full(path)
     if error.errno == errno.ELOOP:
         return StoreReadOnly(f"{path} is a link: put the file itself in its place")
     return StoreReadOnly(f"{path} cannot be opened or written: {error.strerror}")
+
+
+def full(path: Path) -> StoreFull:
+    return StoreFull(f"the disk of {path} is full: free some space; nothing acknowledged is lost")
+
+
+def is_full(directory: Path) -> bool:
+    """Whether the disk has no room for the smallest thing: SQLite calls it an I/O error, too, where it does not write
+    pages."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < _ROOM
+
+
+def is_lack_of_descriptors(error: OSError) -> bool:
+    """Whether the process, or the machine, has too many open files."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def out_of_descriptors(path: Path) -> OutOfResources:
+    return OutOfResources(
+        f"{path} cannot be opened, this process (or the machine) has too many open files: close some, or allow more "
+        "(ulimit -n); then all goes on"
+    )
+
+
+def lacks_descriptors() -> bool:
+    """Whether no connection to SQLite could be opened now, which itself does not say why it fails."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _FILES_OF_A_CONNECTION:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return is_lack_of_descriptors(error)
+    finally:
+        for file in opened:
+            os.close(file)
+    return False
 
 
 def size(directory: Path) -> int:
@@ -171,7 +225,7 @@ def make_database(directory: Path, timeout: float) -> None:
                     connection.execute("PRAGMA journal_mode = wal")
                     return
                 connection.execute("ROLLBACK")
-            diskcache.Cache(str(directory), **_SETTINGS).close()
+            _make_tables(directory)
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= deadline:
@@ -179,6 +233,16 @@ def make_database(directory: Path, timeout: float) -> None:
         except OSError as error:
             raise unusable(directory, error) from error
         time.sleep(_PAUSE)
+
+
+def _make_tables(directory: Path) -> None:
+    """By diskcache; what it has opened by the time that it fails is closed at once, not whenever it is collected."""
+    made = diskcache.Cache.__new__(diskcache.Cache)
+    try:
+        made.__init__(str(directory), **_SETTINGS)
+    finally:
+        if hasattr(made, "_local"):
+            made.close()
 
 
 def _connect(directory: Path) -> sqlite3.Connection:

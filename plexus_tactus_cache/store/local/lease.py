@@ -25,7 +25,7 @@ from typing import Literal, Protocol
 from plexus_tactus_cache.errors import StorageError
 from plexus_tactus_cache.store.contract import LEASE_SECONDS
 from plexus_tactus_cache.store.local import forks
-from plexus_tactus_cache.store.local.directory import open_file
+from plexus_tactus_cache.store.local.directory import is_lack_of_descriptors, open_file, unusable
 
 LEASE_NAME = "leader.lock"
 May = Literal["free", "from the living"]
@@ -84,10 +84,12 @@ class LeaseFile:
             return self._try_lock(generation)
 
     def is_held(self) -> bool:
-        """Whether anybody, here or elsewhere, has the lock. Changes nothing."""
+        """Whether anybody, here or elsewhere, has the lock. Changes nothing. Raises OutOfResources."""
         try:
             file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except OSError as error:
+            if is_lack_of_descriptors(error):
+                raise unusable(self._path, error) from error
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

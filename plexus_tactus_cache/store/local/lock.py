@@ -18,7 +18,7 @@ from collections import deque
 from pathlib import Path
 
 from plexus_tactus_cache.errors import CacheClosed, StoreBusy
-from plexus_tactus_cache.store.local.directory import open_file
+from plexus_tactus_cache.store.local.directory import open_file, unusable
 
 LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
 _PAUSE = 0.0005  # seconds between looks at a lock that another process holds
@@ -122,11 +122,14 @@ class WriterLock:
             pass  # nobody waits
 
     def holder(self) -> int | None:
-        """The process that holds the lock; None while none does. Reads a file, waits for nothing."""
+        """The process that holds the lock; None while none does. Reads a file, waits for nothing. Raises
+        LocalStoreError."""
         try:
             file = os.open(self._paths[0], os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise unusable(self._paths[0], error) from error
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -98,6 +98,8 @@ class LookingDatabase(Database):
                 if files == self._files():
                     return self._seen(slot, _View(files, False), uri(made / DATABASE, "mode=rw"))
             except OSError as error:
+                if directories.is_lack_of_descriptors(error):
+                    raise directories.unusable(self._place, error) from error
                 raise StoreReadOnly(f"{self._place} cannot be copied to look at it: {error}") from error
             finally:
                 if made is not None:

@@ -109,7 +109,7 @@ def take(directory: Path) -> str | None:
         with tempfile.TemporaryFile(dir=directory):  # asks the file system: root passes every other check
             pass
     except OSError as error:
-        if not is_store:
+        if not is_store or directories.is_lack_of_descriptors(error):  # that passes, and says nothing of the store
             raise _unmade(directory, error) from error
         return f"{directory} cannot be written ({error.strerror}); what it holds can be read"
     database = directory / DATABASE

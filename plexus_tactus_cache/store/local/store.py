@@ -57,7 +57,11 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         rows = Rows(directory, durability=durability, lock_timeout=lock_timeout, read_only=read_only)
         super().__init__(rows, directory, clock)
         self.directory = directory
-        self._prepare()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def location(self) -> str:
