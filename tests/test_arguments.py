@@ -590,6 +590,13 @@ def test_odd_entries_that_tactus_makes(cache: ProcedureCache) -> None:
         assert sorted(found[3].captured_vars.values()) == [1, 2, 3]
 
 
+def test_a_lua_table_as_state(cache: ProcedureCache) -> None:
+    table = pytest.importorskip("lupa").LuaRuntime().eval("{ a = 1, b = { 2, 3 }, [7] = 'x' }")
+    cache.storage("p").set_state("p", table)
+    with ProcedureCache(OFFLINE, cache.directory, fast()) as again:
+        assert again.storage("p").get_state("p") == {"a": 1, "b": [2, 3], 7: "x"}
+
+
 # --- opening ----------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from plexus_tactus_cache.document.encoding import encode
+from plexus_tactus_cache.document.encoding import encode, is_lua_table
 from plexus_tactus_cache.document.models import CheckpointEntry, ProcedureMetadata, SourceLocation
 from plexus_tactus_cache.document.plain import SAFE_INTEGER, SMALLEST_NUMBER
 from plexus_tactus_cache.errors import InvalidArgument, ValueNotSerializable, WrongType
@@ -198,7 +198,9 @@ def shape(value: Any, argument: str = "metadata") -> None:
 
 
 def mapping(value: Any, argument: str) -> Mapping[Any, Any]:
-    """A dict, or what can be one."""
+    """A dict, or what can be one: a Lua table too."""
+    if is_lua_table(value):
+        return dict(value.items())
     if not isinstance(value, Mapping):
         raise WrongType(argument, f"want a dict, not {kind_of(value)}")
     return value

@@ -48,7 +48,6 @@ class SyncThread:
         try:
             if self._thread is None:
                 self._thread = started(self._loop, "plexus-tactus-cache")
-                self.problem = None
         except OutOfResources as error:
             if self.problem != str(error):  # said once
                 self.problem = str(error)
