@@ -119,7 +119,7 @@ def test_a_wrong_key_is_said_to_be_one(plexus: Simulator, open_cache: OpenCache)
 
 
 class Counting(PlexusClient):
-    """Counts what it was asked to send: to a garbage address nothing arrives that could be counted."""
+    """Counts what it was asked to send: where nobody is, nothing arrives that could be counted."""
 
     calls = 0
 
@@ -128,18 +128,8 @@ class Counting(PlexusClient):
         return super().execute(query, variables)
 
 
-@pytest.mark.parametrize(
-    ("url", "words"),
-    [
-        ("garbage", "not a URL"),
-        ("http://", "not a valid URL"),
-        ("ftp://127.0.0.1/graphql", "not an http"),
-        ("http://127.0.0.1:1/graphql", "no connection"),
-        ("http://[::bad/graphql", ""),
-        ("https://127.0.0.1:99999/graphql", ""),
-    ],
-)
-def test_a_garbage_url(open_cache: OpenCache, url: str, words: str) -> None:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/graphql", "https://127.0.0.1:1/graphql"])
+def test_a_url_where_nobody_is(open_cache: OpenCache, url: str) -> None:
     client = Counting(url, "key", timeout=1)
     cache = open_cache(client=client, max_backoff=5)
     storage = cache.storage("p")
@@ -147,7 +137,7 @@ def test_a_garbage_url(open_cache: OpenCache, url: str, words: str) -> None:
         storage.state_set("p", "k", number)
         append(storage, number)
     eventually(lambda: cache.status().connection == "offline", 20)
-    assert words in (cache.status().problem or "")
+    assert "no connection" in (cache.status().problem or "")
     calls, processor = client.calls, time.process_time()
     quiet_for(1.0)
     assert client.calls - calls <= 10
