@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import os
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from operator import attrgetter
@@ -222,20 +221,6 @@ def sequence(value: Any, argument: str) -> list[Any]:
 
 
 # --- others -----------------------------------------------------------------------------------------------
-
-
-def path(value: Any, argument: str = "directory") -> str:
-    """The name of a directory; bytes that are no text are in it as Python has them (PEP 383)."""
-    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-        raise WrongType(argument, f"want a path (str or os.PathLike), not {kind_of(value)}")
-    plain = os.fspath(value)
-    try:
-        os.fsencode(plain)
-    except UnicodeEncodeError:
-        raise InvalidArgument(argument, "no file could have that name: a character of it has no bytes") from None
-    if "\0" in plain:
-        raise InvalidArgument(argument, "no path has a NUL character in it")
-    return plain
 
 
 def instance(value: Any, kind: type[Kind], argument: str) -> Kind:

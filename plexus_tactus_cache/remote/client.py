@@ -77,9 +77,13 @@ class PlexusClient:
     """
 
     def __init__(self, api_url: str, api_key: str, *, timeout: float = 10.0, allow_http: bool | None = None) -> None:
+        for given, name in ((api_url, "api_url"), (api_key, "api_key")):
+            if not isinstance(given, str):
+                raise WrongType(name, f"want text, not {checks.kind_of(given)}")
+        del given  # tracebacks may show locals
         refusal = _refusal_of_key(api_key)
         self._api_key = SecretStr(api_key)
-        del api_key  # tracebacks may show locals
+        del api_key  # as above
         self.api_url = "refused"  # and us
         refusal = refusal or refusal_of(api_url, allow_http)
         if refusal is not None:

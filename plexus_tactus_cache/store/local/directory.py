@@ -16,7 +16,14 @@ from typing import Any
 import diskcache
 
 from plexus_tactus_cache.document import checks
-from plexus_tactus_cache.errors import InvalidArgument, LocalStoreError, OutOfResources, StoreFull, StoreReadOnly
+from plexus_tactus_cache.errors import (
+    InvalidArgument,
+    LocalStoreError,
+    OutOfResources,
+    StoreFull,
+    StoreReadOnly,
+    WrongType,
+)
 
 DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
@@ -46,9 +53,20 @@ _MADE_LAST = "Settings_size_delete"  # of all that diskcache makes in a new data
 
 
 def chosen(directory: Any) -> Path | None:
-    """The directory that somebody named; None for none. Raises InvalidArgument."""
+    """The directory that somebody named; None for none. Raises InvalidArgument (WrongType for a type)."""
+    if not directory:
+        return None
+    if not isinstance(directory, (str, os.PathLike)) or not isinstance(os.fspath(directory), str):
+        raise WrongType("directory", f"want a path (str or os.PathLike), not {checks.kind_of(directory)}")
+    plain = os.fspath(directory)
     try:
-        return Path(checks.path(directory)).expanduser() if directory else None
+        os.fsencode(plain)  # bytes that are no text are in it as Python has them (PEP 383)
+    except UnicodeEncodeError:
+        raise InvalidArgument("directory", "no file could have that name: a character of it has no bytes") from None
+    if "\0" in plain:
+        raise InvalidArgument("directory", "no path has a NUL character in it")
+    try:
+        return Path(plain).expanduser()
     except RuntimeError as error:  # `~nobody`
         raise InvalidArgument("directory", str(error)) from error
 
