@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
 from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.remote.client import GraphQLClient, Offline, client_or_none, endpoint_of
+from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store.edits import CutLog, PutCheckpoint, ReplaceState
+from plexus_tactus_cache.store.local import chosen
 from plexus_tactus_cache.store.memory import MemoryDocuments
 from plexus_tactus_cache.store.traces import Traces
 
 if TYPE_CHECKING:
     from plexus_tactus_cache.cache import ProcedureCache
-    from plexus_tactus_cache.remote.client import GraphQLClient, Offline
-    from plexus_tactus_cache.settings import CacheSettings
     from plexus_tactus_cache.store.documents import Documents
     from plexus_tactus_cache.store.live_object import Edit
 
@@ -44,8 +47,6 @@ class PlexusStorageAdapter:
         settings: CacheSettings | None = None,
     ) -> None:
         """Use this process's one cache for `directory` (arguments as for ProcedureCache)."""
-        from plexus_tactus_cache.cache import shared_cache  # the cache hands out adapters, so it imports this module
-
         procedure_id = checks.procedure_id(procedure_id)
         self._begin(shared_cache(client, directory, settings), procedure_id)
 
@@ -235,3 +236,34 @@ def _check(value: Any, where: str) -> Any:
         return encode(value)
     except ValueNotSerializable as error:
         raise error.inside(where) from None
+
+
+# --- one cache per directory and process ------------------------------------------------------------------
+
+_shared: dict[tuple[Path, bool], ProcedureCache] = {}  # the bool: with a client; OFFLINE never gets one that has
+_shared_lock = threading.Lock()
+
+
+def shared_cache(
+    client: GraphQLClient | Offline | None, directory: str | os.PathLike[str] | None, settings: CacheSettings | None
+) -> ProcedureCache:
+    """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
+    from plexus_tactus_cache.cache import ProcedureCache  # the cache hands out adapters, so it imports this module
+
+    found_client = client_or_none(client, settings or CacheSettings())
+    path = chosen(directory) or default_directory(endpoint_of(found_client))
+    key = path.absolute(), found_client is not None
+    with _shared_lock:
+        cache = _shared.get(key)
+        if cache is None or cache.closed:
+            cache = _shared[key] = ProcedureCache(client, key[0], settings)
+        return cache
+
+
+def _after_fork_in_child() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

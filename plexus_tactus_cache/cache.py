@@ -8,18 +8,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import threading
 import time
 import weakref
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.models import is_builtin
-from plexus_tactus_cache.document.reports import CacheStatus, Conflict, ProcedureStatus, SyncReport
+from plexus_tactus_cache.document.reports import CacheStatus, Conflict, GcReport, ProcedureStatus, SyncReport
 from plexus_tactus_cache.errors import (
     CacheClosed,
     InvalidArgument,
@@ -53,6 +51,7 @@ from plexus_tactus_cache.sync.leadership import Leadership
 from plexus_tactus_cache.sync.push import Projection
 from plexus_tactus_cache.sync.status import cache_status, dirty_versions, pending, procedure_statuses
 from plexus_tactus_cache.sync.thread import SyncThread
+from plexus_tactus_cache.sync.upkeep import collect, forget, retry
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -110,6 +109,7 @@ class ProcedureCache:
             self.directory,
             durability=self.settings.durability,
             lock_timeout=self.settings.lock_timeout,
+            max_bytes=self.settings.max_store_bytes,
             read_only=read_only,
         )
         self._closed = False
@@ -127,7 +127,7 @@ class ProcedureCache:
         """Everything that needs the store. Raises EndpointMismatch, LocalStoreError."""
         if self.endpoint is not None:
             self._store.check(self.endpoint)
-        self.documents = Documents(self._store, self.settings.push_interval)
+        self.documents = Documents(self._store, self.settings.push_interval, self.revalidate)
         if self._read_only:
             self.documents.problem = unwritable(self.directory)  # that it is only looked at is none
         self.traces = Traces(self._store, partial(self.documents.transaction, ()))
@@ -250,15 +250,29 @@ class ProcedureCache:
         if self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory}")
 
-        def work() -> None:
-            found = self._store.pending(procedure_id)
-            if found is not None:
-                again = found.again()
-                if self._store.creation(procedure_id) is not None:
-                    again = again._replace(reread=False)  # there is no record to read
-                self._store.put_pending(procedure_id, again)
+        self.documents.transaction(procedure_id, lambda: retry(self._store, procedure_id))
 
-        self.documents.transaction(procedure_id, work)
+    def forget(self, procedure_id: str, *, discard: bool = False) -> None:
+        """Delete a procedure from this store; its record in Plexus stays, and is read again when it is needed.
+
+        Raises ProcedureNotFound; StillNeeded for one that has something that Plexus does not have, or an open conflict,
+        unless `discard` gives that up.
+        """
+        procedure_id = checks.procedure_id(procedure_id)
+        self.check_open()
+        forget(self._store, procedure_id, discard=discard)
+
+    def gc(self, older_than: float | None = None) -> GcReport:
+        """Forget the procedures of which Plexus has everything and that were not written for `older_than` seconds
+        (default: the setting `retention`; without it, none), and give the disk back what is free."""
+        if older_than is not None:
+            older_than = checks.seconds(older_than, "older_than")
+        self.check_open()
+        age = self.settings.retention if older_than is None else older_than
+        gone = [] if age is None else collect(self._store, time.time() - age)
+        while self._store.tidy(1.0) and self._store.writer() is None:
+            pass
+        return GcReport(forgotten=tuple(gone), store_bytes=self._store.size)
 
     def status(self) -> CacheStatus:
         """What is not in Plexus yet, why, and what happens next. Reads the local store only."""
@@ -306,15 +320,12 @@ class ProcedureCache:
         if self._thread is not None:
             self._thread.stop(max(0.1, deadline - time.monotonic()))
         self._leadership.release()
-        self._tidy(min(_TIDY, deadline - time.monotonic()))
-        self._store.close()
-        _open_caches.discard(self)
-
-    def _tidy(self, seconds: float) -> None:
         try:
-            self._store.tidy(seconds)
+            self._store.tidy(min(_TIDY, deadline - time.monotonic()))
         except LocalStoreError as error:
             log.warning("the store was not made smaller: %s", error)
+        self._store.close()
+        _open_caches.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -323,6 +334,11 @@ class ProcedureCache:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
 
     def check_open(self) -> None:
         """Raises CacheClosed."""
@@ -346,24 +362,7 @@ class ProcedureCache:
             self.check_open()
 
 
-# --- one cache per directory and process ------------------------------------------------------------------
-
-_shared: dict[tuple[Path, bool], ProcedureCache] = {}  # the bool: with a client; OFFLINE never gets one that has
-_shared_lock = threading.Lock()
-
-
-def shared_cache(
-    client: GraphQLClient | Offline | None, directory: str | os.PathLike[str] | None, settings: CacheSettings | None
-) -> ProcedureCache:
-    """This process's cache for `directory`, opened on first use and closed at exit; one more if some have no client."""
-    found_client = client_or_none(client, settings or CacheSettings())
-    path = chosen(directory) or default_directory(endpoint_of(found_client))
-    key = path.absolute(), found_client is not None
-    with _shared_lock:
-        cache = _shared.get(key)
-        if cache is None or cache._closed:
-            cache = _shared[key] = ProcedureCache(client, key[0], settings)
-        return cache
+# --- exits and forks --------------------------------------------------------------------------------------
 
 
 def _close_at_exit(reference: weakref.ref[ProcedureCache]) -> None:
@@ -388,8 +387,6 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _shared_lock
-    _shared_lock = threading.Lock()
     _forking.clear()
     for cache in list(_open_caches):
         cache._after_fork_in_child()

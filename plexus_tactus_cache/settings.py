@@ -57,6 +57,14 @@ class CacheSettings(BaseSettings):
         description="metadata above this leaves the record; DynamoDB's limit is 400 KB for all of it",
     )
     max_request_bytes: int = Field(default=900_000, ge=10_000, description="AppSync refuses requests over about 1 MB")
+    retention: Seconds | None = Field(
+        default=None,
+        gt=0,
+        description="procedures of which Plexus has everything are forgotten here when not written for so long",
+    )
+    max_store_bytes: int | None = Field(
+        default=None, gt=0, description="what makes the store hold more than this is refused with StoreFull"
+    )
     lock_timeout: Seconds = Field(default=60.0, gt=0, description="how long a write waits for another process's write")
 
 

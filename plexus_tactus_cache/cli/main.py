@@ -1,4 +1,4 @@
-"""The command line: `plexus-tactus-cache status | ls | doctor | sync | pull | retry | conflicts | resolve | run`.
+"""The command line: `plexus-tactus-cache COMMAND`, each group of commands in a module of its own (`GROUPS`).
 
 Exit status: 0 when what was asked is done, 1 when it is not (something is still pending or parked after `sync`, the
 store cannot be used), 2 for wrong arguments.
@@ -12,12 +12,12 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from plexus_tactus_cache.cli import conflicts, doctor, run, status, sync
+from plexus_tactus_cache.cli import conflicts, doctor, run, status, sync, upkeep
 from plexus_tactus_cache.cli.common import common_options, complain
 from plexus_tactus_cache.errors import StorageError
 from plexus_tactus_cache.printable import printable
 
-GROUPS = (status, doctor, sync, conflicts, run)
+GROUPS = (status, doctor, sync, conflicts, upkeep, run)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

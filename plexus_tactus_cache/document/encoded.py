@@ -82,6 +82,12 @@ class Changes:
     def __bool__(self) -> bool:
         return self != _NO_CHANGES
 
+    @property
+    def adds(self) -> bool:
+        """Whether there is more to be stored after it than an id or a number."""
+        values = (*self.state.values(), *self.lua_state.values(), *(self.extras or ()))
+        return bool(self.entries or self.variables) or any(value is not None for value in values)
+
 
 _NO_CHANGES = Changes()
 

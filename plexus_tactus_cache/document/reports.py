@@ -101,6 +101,13 @@ class RepairReport(_Report):
     others: list[str] = []
 
 
+class GcReport(_Report):
+    """What was let go of: the procedures, by id; and how many bytes the store takes now."""
+
+    forgotten: tuple[str, ...]
+    store_bytes: int
+
+
 class SyncReport(_Report):
     """What one foreground pass did, as procedure ids; `pending` is what is still not in Plexus."""
 

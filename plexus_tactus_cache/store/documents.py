@@ -34,6 +34,16 @@ OVERRIDDEN = "saved here after another process had changed it"
 _RECENT = 8  # live objects that are kept although nobody else may hold them
 
 
+def has_document(store: Store, procedure_id: str) -> bool:
+    """Whether more is stored of a procedure than that its record cannot be used, if that much."""
+    header = store.header(procedure_id)
+    return header is not None and (header.dirty or store.base(procedure_id) is not None)
+
+
+class _Forgotten(Exception):
+    """The store had the document that is asked for, and somebody let go of it since."""
+
+
 class Documents:
     """The documents of one store, as live objects. Any thread.
 
@@ -41,11 +51,14 @@ class Documents:
 
     Args:
         delay: seconds until a document that was written may travel, so that writes in that time travel together.
+        introduce: asks Plexus for a document that was stored, and was forgotten meanwhile.
     """
 
-    def __init__(self, store: Store, delay: float) -> None:
+    def __init__(self, store: Store, delay: float, introduce: Callable[[str], None]) -> None:
         self._store = store
         self._delay = delay
+        self._introduce = introduce
+        self._stored: set[str] = set()  # the documents that were seen in the store
         self._live: dict[str, LiveDocument] = {}
         self._retired: dict[int, LiveDocument] = {}  # whose objects are still held by somebody, by identity of those
         self._recent: deque[Any] = deque(maxlen=_RECENT)
@@ -136,10 +149,29 @@ class Documents:
         return None if known is None else known[1]
 
     def _header(self, procedure_id: str) -> Header:
-        return self._store.header(procedure_id) or Header()
+        header = self._store.header(procedure_id)
+        if header is not None:
+            self._stored.add(procedure_id)
+            return header
+        if procedure_id in self._stored:
+            raise _Forgotten
+        return self._store.unknown()
 
     def _read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document]:
-        return self._store.read(procedure_id, log=log) or (Header(), Document())
+        return self._store.read(procedure_id, log=log) or (self._store.unknown(), Document())
+
+    def _on(self, procedure_id: str, call: Callable[[], Result]) -> Result:
+        """What `call` returns, on a document that the store has, or never had."""
+        with self._lock_of(procedure_id):
+            try:
+                return call()
+            except _Forgotten:
+                self._stored.discard(procedure_id)
+                self._introduce(procedure_id)
+                known = self._known(procedure_id)
+                if known is not None and not has_document(self._store, procedure_id):
+                    self._replace(procedure_id, known[1])  # then whoever holds it has all that there is
+                return call()
 
     def _in_step(self, procedure_id: str) -> tuple[LiveDocument, Any]:
         """The live object, in step with the store."""
@@ -178,50 +210,57 @@ class Documents:
 
     def load(self, procedure_id: str) -> Any:
         """The live object, in step with the store; changes made to it and not saved yet stay."""
-        with self._lock_of(procedure_id):
-            return self._in_step(procedure_id)[1]
+        return self._on(procedure_id, lambda: self._in_step(procedure_id)[1])
 
     def state(self, procedure_id: str) -> dict[str, Any]:
         """The live state, in step with the store. A run that was superseded keeps its object until it saves."""
-        with self._lock_of(procedure_id):
-            known = self._known(procedure_id)
-            if known is None:
-                known = self._in_step(procedure_id)
-            elif (header := self._header(procedure_id)).version != known[0].version:
-                live = known[0]
-                header, document = self._read(procedure_id, log=header.log_version > live.log_seen)
-                if header.log_version <= live.log_seen or not live.rebase(document):
-                    live.catch_up_but_log(header, document, live.delta())
-                else:
-                    live.catch_up(header, document, live.delta())
-            state: dict[str, Any] = known[1].state
-            return state
+        return self._on(procedure_id, lambda: self._state(procedure_id))
+
+    def _state(self, procedure_id: str) -> dict[str, Any]:
+        known = self._known(procedure_id)
+        if known is None:
+            known = self._in_step(procedure_id)
+        elif (header := self._header(procedure_id)).version != known[0].version:
+            live = known[0]
+            header, document = self._read(procedure_id, log=header.log_version > live.log_seen)
+            if header.log_version <= live.log_seen or not live.rebase(document):
+                live.catch_up_but_log(header, document, live.delta())
+            else:
+                live.catch_up(header, document, live.delta())
+        state: dict[str, Any] = known[1].state
+        return state
 
     def find(self, procedure_id: str, name: str) -> Any | None:
         """The entry of that name in the live log, or None."""
-        with self._lock_of(procedure_id):
+
+        def found() -> Any | None:
             live, metadata = self._in_step(procedure_id)
             position = live.position_of(name)
             return None if position is None else metadata.execution_log[position]
+
+        return self._on(procedure_id, found)
 
     def save(self, procedure_id: str, metadata: Any) -> None:
         """Store what differs between the object and the store.
 
         Raises ValueNotSerializable, InvalidArgument, RunSuperseded or LocalStoreError; then nothing was stored.
         """
-        with self._lock_of(procedure_id):
+
+        def saved() -> LiveDocument | None:
             live = self._retired.get(id(metadata)) or self._live.get(procedure_id)
             if live is None or live.metadata is not metadata:
                 self._replace(procedure_id, metadata)
-                saved = True
-            else:
-                saved = self._or_retire(procedure_id, lambda: self._save(procedure_id, live))
-            if not saved:
-                where = "its log is in the conflict journal" if live and live.superseded else "its log had been stored"
-                raise RunSuperseded(
-                    f"the log of procedure {procedure_id!r} was changed elsewhere (a reset, another worker) while this "
-                    f"run held it; this save was not stored, {where}. Load the procedure again before going on"
-                )
+                return None
+            done = self._or_retire(procedure_id, lambda: self._save(procedure_id, live))
+            return None if done else live
+
+        superseded = self._on(procedure_id, saved)
+        if superseded is not None:
+            where = "its log is in the conflict journal" if superseded.superseded else "its log had been stored"
+            raise RunSuperseded(
+                f"the log of procedure {procedure_id!r} was changed elsewhere (a reset, another worker) while this "
+                f"run held it; this save was not stored, {where}. Load the procedure again before going on"
+            )
 
     def _save(self, procedure_id: str, live: LiveDocument) -> bool:
         """False when the object's run was superseded: then what it had not stored of its log is in the journal."""
@@ -238,7 +277,7 @@ class Documents:
                 self._note_overridden(procedure_id, live, document, delta)
                 live.catch_up(header, document, live.delta())
                 delta = live.delta()
-            if not delta.changes and before.version:
+            if not delta.changes and self._store.header(procedure_id) is not None:
                 return None
             return delta, self._write(procedure_id, delta.changes)
 
@@ -297,10 +336,12 @@ class Documents:
                 self._note_overridden(procedure_id, live, self._read(procedure_id, log=False)[1], delta)
             return live, metadata, delta, self._write(procedure_id, delta.changes)
 
-        with self._lock_of(procedure_id):
+        def done() -> None:
             live, _held, delta, header = self._or_retire(procedure_id, lambda: self.transaction(procedure_id, work))
             edit.show(live)
             live.acknowledge(delta, header)
+
+        self._on(procedure_id, done)
 
     def create(self, record: dict[str, Any]) -> str:
         """A new document, for a record that is created with these fields at the next sync: its id."""
@@ -340,7 +381,7 @@ class Documents:
             before = self._header(procedure_id)
             return before, self._write(procedure_id, changes)
 
-        with self._lock_of(procedure_id):
+        def done() -> None:
             before, header = self.transaction(procedure_id, work)
             known = self._known(procedure_id)
             if known is not None:
@@ -348,3 +389,5 @@ class Documents:
                 show(live, header)
                 if live.version == before.version:  # else it has to catch up with more than this
                     live.version = header.version
+
+        self._on(procedure_id, done)

@@ -10,6 +10,7 @@ from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Store
+from plexus_tactus_cache.store.documents import has_document
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.sync.within import within
 
@@ -24,10 +25,7 @@ def revalidate(procedure_id: str, store: Store, engine: SyncEngine | None, setti
     if store.creation(procedure_id) is not None:
         return True  # Plexus does not have it yet
     problem = _ask(procedure_id, engine, settings)
-    header = store.header(procedure_id)
-    # A header without either is only the news that the record cannot be used.
-    known = header is not None and (header.dirty or store.base(procedure_id) is not None)
-    if problem is None or known:
+    if problem is None or has_document(store, procedure_id):
         return True
     if settings.on_unreachable == "raise" or (settings.on_unreachable == "wait" and engine is None):
         raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")

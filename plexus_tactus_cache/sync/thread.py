@@ -11,10 +11,13 @@ from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Store
 from plexus_tactus_cache.sync.engine import SyncEngine, place_of
 from plexus_tactus_cache.sync.leadership import Leadership
+from plexus_tactus_cache.sync.upkeep import collect
 from plexus_tactus_cache.sync.within import started
 
 log = logging.getLogger("plexus_tactus_cache")
 
+COLLECT_EVERY = 600.0  # seconds between looks for what may be forgotten
+_COLLECT = 20  # documents in one go
 _TIDY = 0.05  # seconds of each pass for making the store smaller
 LOOK_AROUND = 1.0  # seconds between looks for what other processes wrote or asked for
 
@@ -27,6 +30,8 @@ class SyncThread:
         self._engine = engine
         self._leadership = leadership
         self._interval = settings.push_interval
+        self._retention = settings.retention
+        self._collect_at = 0.0  # on the monotonic clock
         self._patience = min(self._interval, LOOK_AROUND)
         self.problem: str | None = None  # why the store cannot be used
         self._news = store.wakeups()
@@ -110,10 +115,19 @@ class SyncThread:
                 self._engine.run_once(now, lease=lease)
         if self._store.link().state == "unauthorized":
             self._leadership.release()  # somebody with another key may do better
-        if self._store.tidy(_TIDY):
+        if self._clean_up(lease):
             return 0.01
         due = self._engine.next_due(time.time())
         return self._patience if due is None else min(max(due - time.time(), 0.01), self._patience)
+
+    def _clean_up(self, lease: Lease) -> bool:
+        """Let go of what need not be kept, a little at a time: whether there is more."""
+        more = False
+        if self._retention is not None and time.monotonic() >= self._collect_at:
+            more = len(collect(self._store, time.time() - self._retention, most=_COLLECT, lease=lease)) == _COLLECT
+            if not more:
+                self._collect_at = time.monotonic() + COLLECT_EVERY
+        return self._store.tidy(_TIDY) or more
 
     def _answer(self, requests: list[str], lease: Lease) -> None:
         def work() -> None:

@@ -1,4 +1,4 @@
-"""Upkeep: what a store lets go of, so as not to grow for ever: what Plexus has, or what somebody gives up."""
+"""Upkeep: what people, and time, do to the documents of a store: try again, forget."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from plexus_tactus_cache.errors import CacheCorrupted, ProcedureNotFound, StillN
 from plexus_tactus_cache.store.contract import Lease, Store
 
 log = logging.getLogger("plexus_tactus_cache")
+
+
+def retry(store: Store, procedure_id: str) -> None:
+    """Let a parked procedure be pushed again, now. To be called in a transaction on it."""
+    found = store.pending(procedure_id)
+    if found is not None:
+        again = found.again()
+        if store.creation(procedure_id) is not None:
+            again = again._replace(reread=False)  # there is no record to read
+        store.put_pending(procedure_id, again)
 
 
 def forget(store: Store, procedure_id: str, *, discard: bool = False, lease: Lease | None = None) -> None:
@@ -41,11 +51,13 @@ def _still_needed(store: Store, procedure_id: str) -> str | None:
     return None
 
 
-def collect(store: Store, before: float, lease: Lease | None = None) -> list[str]:
+def collect(store: Store, before: float, *, most: int | None = None, lease: Lease | None = None) -> list[str]:
     """Forget the procedures that were last written before that moment (seconds since the epoch), if all of them is in
-    Plexus and nobody has to decide anything about them: which they were."""
-    gone = []
+    Plexus and nobody has to decide anything about them; `most` of them at a time: which they were."""
+    gone: list[str] = []
     for procedure_id in store.idle(before):
+        if len(gone) == most:
+            break
         try:
             forget(store, procedure_id, lease=lease)
         except (StillNeeded, ProcedureNotFound, CacheCorrupted):

@@ -253,6 +253,14 @@ class Rows:
         ((free,),), ((pages,),) = (self.database.execute(f"PRAGMA {of}") for of in ("freelist_count", "page_count"))
         return bool(free > _FREE_PAGES and free * _FREE_PART > pages and self._can_shrink())
 
+    @property
+    def used(self) -> int:
+        """Bytes of the file that are in use."""
+        free, pages, size = (
+            self.database.execute(f"PRAGMA {of}")[0][0] for of in ("freelist_count", "page_count", "page_size")
+        )
+        return int((pages - free) * size)
+
     def _can_shrink(self) -> bool:
         """Not a database from before 0.1: SQLite settles that when it makes one."""
         return bool(self.database.execute("PRAGMA auto_vacuum") == [(_INCREMENTAL,)])

@@ -15,6 +15,7 @@ The rows of the outbox, of the books and of the processes are in the modules of 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, pack, unpack
-from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
+from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch, StoreFull
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local import directory as directories
@@ -34,6 +35,10 @@ from plexus_tactus_cache.store.local.processes import ProcessRows
 from plexus_tactus_cache.store.local.recovery import RecoveryRows
 from plexus_tactus_cache.store.local.rows import Rows
 
+log = logging.getLogger("plexus_tactus_cache")
+
+_NEARLY = 0.8  # of what it may hold
+
 
 class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     """The documents in one directory; a Store.
@@ -41,6 +46,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     Args:
         durability: `full`: a write that returned survives a power cut; `normal`: it survives a crash.
         lock_timeout: seconds that a write waits for others.
+        max_bytes: `write` refuses what makes the store hold more; not what takes away, or comes from Plexus.
         clock: seconds that never jump.
         read_only: look at a store, and change nothing.
     """
@@ -51,12 +57,15 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         *,
         durability: str = "full",
         lock_timeout: float = 60.0,
+        max_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         read_only: bool = False,
     ) -> None:
         rows = Rows(directory, durability=durability, lock_timeout=lock_timeout, read_only=read_only)
         super().__init__(rows, directory, clock)
         self.directory = directory
+        self._max_bytes = max_bytes
+        self._warned = False  # that it is nearly full
         try:
             self._prepare()
         except BaseException:
@@ -188,9 +197,22 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         )
 
     def write(self, procedure_id: str, changes: Changes, now: float, delay: float = 0.0) -> Header:
+        if self._max_bytes is not None and changes.adds:
+            self._check_room(self._max_bytes)
         header, changes = held_back(self.header(procedure_id) or self.unknown(), changes)
         self.keep_old(procedure_id, changes)
         return self._queue(procedure_id, header, changes, now, delay)
+
+    def _check_room(self, most: int) -> None:
+        used = self.rows.used
+        if used > most:
+            raise StoreFull(
+                f"the store in {self.directory} holds {used} bytes, and the setting max_store_bytes allows {most}: "
+                "raise it, `sync`, and let `gc` forget what Plexus has"
+            )
+        if used > _NEARLY * most and not self._warned:
+            self._warned = True
+            log.warning("the store in %s holds %d of the %d bytes that it may", self.directory, used, most)
 
     def merge(self, procedure_id: str, changes: Changes, runs: Iterable[str], now: float) -> Header:
         header = note_cancelled(self.header(procedure_id) or self.unknown(), changes, runs)
