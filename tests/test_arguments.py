@@ -212,6 +212,8 @@ CACHE: dict[str, dict[str, tuple[Call, dict[str, Any]]]] = {
     },
     "pull": {"procedure_id": (lambda c, _, bad: c.pull(bad), ID)},
     "retry": {"procedure_id": (lambda c, _, bad: c.retry(bad), ID)},
+    "forget": {"procedure_id": (lambda c, _, bad: c.forget(bad), ID)},
+    "gc": {"older_than": (lambda c, _, bad: c.gc(bad), SECONDS)},
     "status": {},
     "procedures": {},
     "check_open": {},

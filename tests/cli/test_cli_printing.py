@@ -205,7 +205,6 @@ def test_errors(plexus: Simulator, open_cache: OpenCache, tmp_path: Path) -> Non
 
 
 def test_an_id_that_is_no_text(open_cache: OpenCache) -> None:
-    storage = open_cache(background=False).storage(HALF)
     with pytest.raises(StorageError) as raised:
-        storage.state_set(HALF, "k", 1)
+        open_cache(background=False).storage(HALF)
     check(str(raised.value), lines=0)

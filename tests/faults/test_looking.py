@@ -45,7 +45,13 @@ def look(directory: Path) -> None:
 
 def crash(directory: Path) -> None:
     """Leave a log behind, as a process does that is killed."""
-    assert fork(lambda: ProcedureCache(None, directory, fast()).storage("p").state_set("p", "new", 2))() == 0
+    held: list[ProcedureCache] = []  # one that nobody holds closes its connections
+
+    def write() -> None:
+        held.append(ProcedureCache(None, directory, fast()))
+        held[0].storage("p").state_set("p", "new", 2)
+
+    assert fork(write)() == 0
     assert (directory / f"{DATABASE}-wal").stat().st_size
 
 

@@ -105,7 +105,8 @@ def test_writes_that_only_the_log_holds_are_read_from_a_read_only_disk(read_only
     def fill(place: Path) -> None:
         pid = os.fork()
         if pid == 0:
-            put(open_rows(place / "store"), "a", b"1")
+            rows = open_rows(place / "store")
+            put(rows, "a", b"1")
             os._exit(0)  # without closing: the write is in the log
         os.waitpid(pid, 0)
 
@@ -122,8 +123,14 @@ def test_the_copy_of_a_read_only_store_is_no_file_any_more(
     temporary = tmp_path / "temporary"
     temporary.mkdir()
 
+    held: list[Rows] = []
+
     def fill(place: Path) -> None:
-        assert fork(lambda: put(open_rows(place / "store"), "a", b"1"))() == 0  # without closing: the log stays
+        def write() -> None:
+            held.append(open_rows(place / "store"))
+            put(held[0], "a", b"1")
+
+        assert fork(write)() == 0  # without closing: the log stays
         (place / "store" / INDEX).unlink()  # and nothing says what is in it
 
     place = read_only(fill)
