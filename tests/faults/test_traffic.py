@@ -87,7 +87,7 @@ def test_a_wrong_key_and_a_captive_portal(
         append(storage, number)
     eventually(lambda: cache.status().connection == connection)
     assert words in (cache.status().problem or "")
-    assert "out of reach" in caplog.text
+    eventually(lambda: "out of reach" in caplog.text)
     plexus.reset_counters()
     processor = time.process_time()
     quiet_for(1.0)
