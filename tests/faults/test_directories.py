@@ -189,6 +189,13 @@ def test_a_store_from_before_there_were_markers(plexus: Simulator, tmp_path: Pat
     assert state(directory) == {"k": 2}
 
 
+def test_a_directory_that_diskcache_would_take_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELSEWHERE", "elsewhere")
+    with pytest.raises(StoreReadOnly, match="expands variables: name another"):
+        ProcedureCache(None, tmp_path / "$ELSEWHERE", fast())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_store_of_a_later_version(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     fill(directory)
