@@ -100,11 +100,11 @@ class WriterLock:
             ticket.wait(min(left, _SLICE))
         ticket.files = files = self._open()
         files.waiting = True
-        self._wait_for(files.turnstile, deadline)
-        self._wait_for(files.lock, deadline)
+        for file in (files.turnstile, files.lock):
+            self._wait_for(file, deadline)
+            os.pwrite(file, f"{os.getpid():<10}\n".encode(), 0)
         fcntl.flock(files.turnstile, fcntl.LOCK_UN)
         files.waiting = False
-        os.pwrite(files.lock, f"{os.getpid():<10}\n".encode(), 0)
 
     def release(self, ticket: Ticket) -> None:
         """Give it back, whether it was acquired, waited for, or neither. Twice is fine."""
@@ -124,12 +124,15 @@ class WriterLock:
     def holder(self) -> int | None:
         """The process that holds the lock; None while none does. Reads a file, waits for nothing. Raises
         LocalStoreError."""
+        return self._holder_of(self._paths[0])
+
+    def _holder_of(self, path: Path) -> int | None:
         try:
-            file = os.open(self._paths[0], os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise unusable(self._paths[0], error) from error
+            raise unusable(path, error) from error
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -170,8 +173,10 @@ class WriterLock:
                 return
             except BlockingIOError:
                 if time.monotonic() >= deadline:
+                    # one that was stopped while it waited for the lock holds the turnstile only
+                    holder = self.holder() or self._holder_of(self._paths[1])
                     raise StoreBusy(
-                        f"process {self.holder() or '?'} has held the writer's lock of {self._paths[0].parent} for too "
+                        f"process {holder or '?'} has held the writer's lock of {self._paths[0].parent} for too "
                         "long: end it, or let it go on"
                     ) from None
             time.sleep(_PAUSE)

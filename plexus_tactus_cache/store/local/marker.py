@@ -96,7 +96,7 @@ def take(directory: Path) -> str | None:
     if directory.is_symlink():
         raise StoreReadOnly(f"{directory} is a link: name the directory itself, {directory.resolve()}")
     if os.path.expandvars(directory) != str(directory):
-        raise StoreReadOnly(f"{directory} would be another directory to diskcache, which expands variables: name another")
+        raise StoreReadOnly(f"{directory} is another directory to diskcache, which expands variables: name another")
     try:
         directories.make_durably(directory)
         names = _names(directory)
