@@ -173,7 +173,7 @@ class ProcedureCache:
         The report of a pass that another process made says only what is still pending. Never raises for Plexus's
         sake: see `errors` in the report.
         """
-        timeout = checks.seconds(timeout)
+        timeout = checks.wait(timeout)
         self.check_open()
         if self._foreground is None:
             why = self._store.read_only or "no client"
@@ -186,7 +186,7 @@ class ProcedureCache:
 
         False as soon as only parked documents remain, or after `timeout` seconds.
         """
-        timeout = checks.seconds(timeout)
+        timeout = checks.wait(timeout)
         self.check_open()
         wanted = dirty_versions(self._store)
         if self._foreground is None:
@@ -305,7 +305,7 @@ class ProcedureCache:
         What is still pending stays in the local store, is logged, and goes out with the next process that opens
         the directory. Closing twice is fine.
         """
-        timeout = self.settings.close_timeout if timeout is None else checks.seconds(timeout)
+        timeout = self.settings.close_timeout if timeout is None else checks.wait(timeout)
         if self._closed:
             return
         deadline = time.monotonic() + timeout

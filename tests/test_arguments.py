@@ -93,10 +93,10 @@ SECONDS: dict[str, Any] = {
     "text": SECRET,
     "True": True,
     "NaN": float("nan"),
-    "infinite": float("inf"),
     "negative": -1,
     "a list": [],
 }
+WAIT = {what: value for what, value in SECONDS.items() if what != "negative"}
 WHOLE = {
     "64 bits": 2**64,
     "63 bits": 2**63,
@@ -185,9 +185,9 @@ ADAPTER: dict[str, dict[str, tuple[Call, dict[str, Any]]]] = {  # method -> argu
 }
 CACHE: dict[str, dict[str, tuple[Call, dict[str, Any]]]] = {
     "storage": {"procedure_id": (lambda c, _, bad: c.storage(bad), ID)},
-    "sync": {"timeout": (lambda c, _, bad: c.sync(bad), {**SECONDS, **NONE})},
-    "flush": {"timeout": (lambda c, _, bad: c.flush(bad), {**SECONDS, **NONE})},
-    "close": {"timeout": (lambda c, _, bad: c.close(bad), SECONDS)},
+    "sync": {"timeout": (lambda c, _, bad: c.sync(bad), {**WAIT, **NONE})},
+    "flush": {"timeout": (lambda c, _, bad: c.flush(bad), {**WAIT, **NONE})},
+    "close": {"timeout": (lambda c, _, bad: c.close(bad), WAIT)},
     "create_procedure": {
         "account_id": (lambda c, _, bad: c.create_procedure(account_id=bad, name="n"), {**SURROGATE, **NO_TEXT}),
         "name": (lambda c, _, bad: c.create_procedure(account_id="a", name=bad), {**SURROGATE, **NO_TEXT}),
@@ -662,3 +662,14 @@ def test_timeouts_of_a_cache_that_syncs(plexus: Simulator, tmp_path: Path) -> No
 def test_settings_that_nobody_could_wait_for(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
         CacheSettings(**{name: value})
+
+
+def test_a_wait_that_is_over_and_one_without_an_end(plexus: Simulator, open_cache: OpenCache) -> None:
+    plexus.put("p")
+    cache = open_cache()
+    cache.storage("p").state_set("p", "k", 1)
+    assert cache.flush(float("inf"))
+    cache.storage("p").state_set("p", "k", 2)
+    assert not cache.flush(-1)
+    cache.close(-1)
+    assert cache.closed

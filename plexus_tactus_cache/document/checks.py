@@ -108,12 +108,18 @@ def state_key(value: Any, argument: str = "key") -> Any:
 
 
 def seconds(value: Any, argument: str = "timeout") -> float:
-    """A time to wait: finite, not negative."""
+    """A duration: not negative; an infinite one is as long as can be waited."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise WrongType(argument, f"want a number of seconds, not {kind_of(value)}")
-    if not 0 <= value < math.inf:  # nan fails too
-        raise InvalidArgument(argument, "want a finite number of seconds, 0 or more")
+    if not value >= 0:  # nan fails too
+        raise InvalidArgument(argument, "want a number of seconds, 0 or more")
     return float(min(value, LONGEST_WAIT))
+
+
+def wait(value: Any, argument: str = "timeout") -> float:
+    """A time to wait, as `deadline - now` gives it: one that is over already is 0."""
+    over = isinstance(value, (int, float)) and value < 0
+    return 0.0 if over else seconds(value, argument)
 
 
 def whole(value: Any, argument: str, least: int = 0) -> int:

@@ -219,11 +219,11 @@ def test_no_thread_to_sync_with(
         assert other.storage("p").get_state("p") == {"k": 1}
     assert cache.sync(20).errors == ()  # nothing of the attempts is in its way
     eventually(lambda: cache.status().dirty == 0)
-    eventually(lambda: cache.status().store_problem is None)
+    eventually(lambda: cache.status().store_problem is None)  # the thread says that itself
     assert remote_state(plexus, "p") == {"k": 1}
     storage.state_set("p", "k", 2)  # and the thread, there is one now, does it alone
     eventually(lambda: remote_state(plexus, "p") == {"k": 2})
-    assert sum(thread.name.startswith("plexus-tactus-cache") for thread in threading.enumerate()) == 1
+    assert [thread.name for thread in threading.enumerate()].count("plexus-tactus-cache") == 1
 
 
 def test_closing_a_cache_that_never_had_a_thread(
