@@ -647,7 +647,7 @@ def test_timeouts_of_a_cache_that_syncs(plexus: Simulator, tmp_path: Path) -> No
     plexus.put("p")
     with ProcedureCache(client_of(plexus), tmp_path / "store", fast()) as cache:
         cache.storage("p").state_set("p", "k", 1)
-        for value in SECONDS.values():
+        for value in WAIT.values():
             for call in (cache.sync, cache.flush, cache.close):
                 with pytest.raises(InvalidArgument, match="timeout"):
                     call(value)

@@ -10,7 +10,6 @@ Lengths are bytes of UTF-8. What is refused is what Plexus could never have, so 
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from operator import attrgetter
