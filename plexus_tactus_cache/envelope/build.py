@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part
 from plexus_tactus_cache.document.plain import digest
-from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, FORMAT, entry_keys, utc
+from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, FORMAT, LINEAGE, entry_keys, utc
 
 
-def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str, Any]:
+def build(document: Document, foreign: dict[str, Any], push_id: str, lineage: Mapping[str, int]) -> dict[str, Any]:
     """The metadata that carries `document` together with other writers' keys."""
     log = write_log(document, 0, len(document.log))
     state, state_book = _write_part(document.state)
@@ -23,6 +24,7 @@ def build(document: Document, foreign: dict[str, Any], push_id: str) -> dict[str
     bookkeeping = {
         "format": FORMAT,
         "push_id": push_id,
+        LINEAGE: list(lineage.items()),
         "digests": {name: digest(part) for name, part in parts.items()},
         BOOK: book,
     }

@@ -21,6 +21,8 @@ from plexus_tactus_cache.envelope.parts import (
     Envelope,
     entry_digest,
     entry_keys,
+    lineage_of,
+    push_id_of,
     utc,
 )
 
@@ -92,7 +94,8 @@ def _parse(metadata: Any) -> Envelope:
     return Envelope(
         document=document,
         foreign={key: value for key, value in metadata.items() if key not in OWNED},
-        push_id=bookkeeping.get("push_id"),
+        push_id=push_id_of(metadata),
+        lineage=lineage_of(metadata),
         beyond=beyond,
         replay_index=replay_index,
     )

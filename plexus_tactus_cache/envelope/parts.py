@@ -3,7 +3,7 @@
 The known keys stay as Plexus's own adapter, dashboard, reset and clone tools write and read them (plexus-facts.md §6);
 what they do not know of is under one key of ours, `cache`:
 
-    {"format": 1, "push_id": ..., "digests": {part: digest},
+    {"format": 1, "push_id": ..., "lineage": [[store, version], ...], "digests": {part: digest},
      "book": {"extras": [plain, notes],
               "checkpoints": {"notes": {key: notes}, "variables": [[plain, notes], ...],
                               "positions": {given name: position}},
@@ -27,7 +27,7 @@ from plexus_tactus_cache.document.encoded import Document, EntryRecord
 from plexus_tactus_cache.document.plain import digest
 
 FORMAT = 1
-BOOKKEEPING, BOOK = "cache", "book"
+BOOKKEEPING, BOOK, LINEAGE = "cache", "book", "lineage"
 LOG, RANGES = "log", "ranges"
 PARTS = ("checkpoints", "state", "lua_state")
 OWNED = frozenset({*PARTS, "replay_index", BOOKKEEPING})
@@ -42,6 +42,7 @@ class Envelope:
     document: Document = field(default_factory=Document)  # status is not part of the envelope
     foreign: dict[str, Any] = field(default_factory=dict)
     push_id: str | None = None
+    lineage: dict[str, int] | None = None  # what it includes (lineage.py); None: it does not say
     problem: str | None = None  # why it cannot be used; the rest is empty then
     beyond: dict[str, EntryRecord] = field(default_factory=dict)  # behind a gap in the log, by `entry_digest`
     absent: bool = False  # the record has no metadata at all
@@ -91,6 +92,20 @@ def with_parts(metadata: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, 
     if BOOK in parts:
         changed[BOOKKEEPING] = {**changed[BOOKKEEPING], BOOK: parts[BOOK]}
     return changed
+
+
+def lineage_of(metadata: Any) -> dict[str, int] | None:
+    """What the metadata says that it includes; None where it does not say."""
+    bookkeeping = metadata.get(BOOKKEEPING) if isinstance(metadata, dict) else None
+    pairs = bookkeeping.get(LINEAGE) if isinstance(bookkeeping, dict) else None
+    return None if pairs is None else {str(store): int(version) for store, version in pairs}
+
+
+def push_id_of(metadata: Any) -> str | None:
+    """The push that wrote the metadata, as far as it says so."""
+    bookkeeping = metadata.get(BOOKKEEPING) if isinstance(metadata, dict) else None
+    found = bookkeeping.get("push_id") if isinstance(bookkeeping, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def pointers(metadata: Any) -> dict[str, str]:

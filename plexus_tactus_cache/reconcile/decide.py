@@ -33,13 +33,13 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from plexus_tactus_cache.envelope.parts import BOOK, Envelope
-from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote
+from plexus_tactus_cache.reconcile.snapshot import Digests, Remote
 
 Side = Literal["local", "remote"]
 OnFork = Literal["park", "local", "remote"]
 PartName = Literal["execution_log", "state", "lua_state", "status", "async_procedures"]
 
-FINISHED = frozenset({"COMPLETE", "COMPLETED", "FAILED", "ERROR", "CANCELLED"})
+FINISHED = frozenset({"COMPLETE", "COMPLETED", "FAILED", "ERROR", "CANCELLED", "ARCHIVED"})
 
 
 class Action(Enum):
@@ -88,21 +88,25 @@ NEVER_EXISTED = (
 )
 REMOVED = "the metadata was removed from the record in Plexus; what is here is kept"
 TWO_WAYS = "the execution log went on here and in Plexus, differently"
+UNKNOWN = "the record in Plexus does not go on from anything that is remembered here"
 FORK = f"{TWO_WAYS}; both are kept: choose one with `plexus-tactus-cache conflicts` and `resolve`"
 
 
 def reconcile(
-    base: Base | None,
+    base: Digests | None,
     local: Digests,
     dirty: bool,
     remote: Remote | None,
     *,
     created_here: bool = False,
     on_fork: OnFork = "park",
+    known: bool = True,
 ) -> Plan:
     """Decide about one document.
 
     Args:
+        base: what Plexus's record was before, as far as the remote goes on from that (lineage.py).
+        known: whether the remote goes on from anything that is remembered; if not, what it takes away is set aside.
         dirty: whether the local version is ahead of what was pushed.
         created_here: whether the procedure was created offline and Plexus has not confirmed it yet.
     """
@@ -113,13 +117,33 @@ def reconcile(
     if remote.envelope.problem is not None:
         return Plan(Action.PARK, remote.envelope.problem)
     theirs = remote.digests(base)
-    if base is not None and remote.envelope.absent and not base.digests.blank:
+    if base is not None and remote.envelope.absent and not base.blank:
         return Plan(Action.PARK, REMOVED)
-    if base is not None and theirs == base.digests:
+    if base is not None and theirs == base:
         return Plan(Action.PUSH if dirty else Action.NOTHING)
-    if not dirty:
-        return _adopt(base, local, theirs, remote)
-    return _merge(base, local, theirs, remote.envelope, on_fork)
+    plan = _merge(base, local, theirs, remote.envelope, on_fork) if dirty else _adopt(base, local, theirs, remote)
+    if known:
+        return plan
+    return dataclasses.replace(plan, set_aside=(*plan.set_aside, *_taken_away(plan, local, theirs)))
+
+
+def _taken_away(plan: Plan, local: Digests, remote: Digests) -> list[SetAside]:
+    """What the plan takes from a remote that nobody here remembers, over what is here."""
+    parts: tuple[tuple[Literal["state", "lua_state"], frozenset[str]], ...] = (
+        ("state", plan.take_state),
+        ("lua_state", plan.take_lua_state),
+    )
+    named = {(one.part, one.key) for one in plan.set_aside}
+    found: list[SetAside] = []
+    for part, taken in parts:
+        here, there = getattr(local, part), getattr(remote, part)
+        lost = sorted(key for key in taken & here.keys() if here[key] != there.get(key))
+        found += [SetAside(part, key, "remote", UNKNOWN) for key in lost if (part, key) not in named]
+    if plan.take_log and local.log[: len(remote.log)] != remote.log[: len(local.log)]:
+        parts_at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(local.log, remote.log, strict=False)))
+        if not any(one.part == "execution_log" for one in plan.set_aside):
+            found.append(SetAside("execution_log", parts_at, "remote", UNKNOWN))
+    return found
 
 
 # --- the log ----------------------------------------------------------------------------------------------
@@ -165,9 +189,9 @@ def _cut_off(
 # --- whole documents --------------------------------------------------------------------------------------
 
 
-def _adopt(base: Base | None, local: Digests, theirs: Digests, remote: Remote) -> Plan:
+def _adopt(base: Digests | None, local: Digests, theirs: Digests, remote: Remote) -> Plan:
     """All of the remote; what was not fetched is here already."""
-    before = base.digests if base is not None else Digests()
+    before = base or Digests()
     log = _log(before, local, theirs)
     fetched = {"checkpoints", "state", "lua_state", BOOK} - remote.unchanged
     return Plan(
@@ -182,9 +206,9 @@ def _adopt(base: Base | None, local: Digests, theirs: Digests, remote: Remote) -
     )
 
 
-def _merge(base: Base | None, local: Digests, remote: Digests, envelope: Envelope, on_fork: OnFork) -> Plan:
+def _merge(base: Digests | None, local: Digests, remote: Digests, envelope: Envelope, on_fork: OnFork) -> Plan:
     """Three ways. Without a base nobody knows what was there before: all that both sides have was changed by both."""
-    before = base.digests if base is not None else Digests()
+    before = base or Digests()
     log = _log(before, local, remote)
     aside: list[SetAside] = []
     if log.side is None and on_fork == "park":
@@ -250,12 +274,12 @@ def _keys(
 
 
 def _status(
-    base: Base | None, local: Digests, remote: Digests, log: _LogPlan, winner: Side, aside: list[SetAside]
+    base: Digests | None, local: Digests, remote: Digests, log: _LogPlan, winner: Side, aside: list[SetAside]
 ) -> tuple[bool, tuple[str | None, str | None] | None]:
     """Whether to take the remote's, and what else to restore; status and message are one unit."""
     here, there = _unit(local), _unit(remote)
-    before = _unit(base.digests) if base is not None else there
-    went_on = log.side == "local" and local.log != (base.digests.log if base is not None else ())
+    before = _unit(base) if base is not None else there
+    went_on = log.side == "local" and local.log != (base.log if base is not None else ())
     if there[0] == "STALLED" and there != before and went_on:  # the scanner was wrong about us
         return False, (before[0] or "RUNNING", before[1]) if here[0] is None or here == before else None
     if here[0] is None:  # what was never set here is no change
@@ -264,7 +288,7 @@ def _status(
     if base is None and here != there and there[0] in FINISHED:
         take = None  # any other status is what a run begins with
     if take is None:
-        new_run = base is not None and not set(local.runs) <= set(base.digests.runs)
+        new_run = base is not None and not set(local.runs) <= set(base.runs)
         kept = _outranking(here[0], there[0], new_run, log.reset) or winner
         aside.append(SetAside("status", None, kept, _BOTH))
         take = kept == "remote"

@@ -21,7 +21,7 @@ from plexus_tactus_cache.document.reports import Conflict
 from plexus_tactus_cache.errors import ConflictOutdated
 from plexus_tactus_cache.reconcile.decide import PartName, SetAside, Side
 from plexus_tactus_cache.reconcile.merge import difference
-from plexus_tactus_cache.reconcile.snapshot import Base, Remote, log_digests
+from plexus_tactus_cache.reconcile.snapshot import Digests, Remote, log_digests
 
 
 class ConflictRecord(NamedTuple):
@@ -55,7 +55,7 @@ def record_of(
     procedure_id: str,
     local: Document,
     remote: Remote,
-    base: Base | None,
+    base: Digests | None,
     old: Mapping[str, Part],
     now: float,
 ) -> ConflictRecord:
@@ -83,14 +83,14 @@ def _part(name: Literal["state", "lua_state"], document: Document) -> Part:
     return document.state if name == "state" else document.lua_state
 
 
-def _before(record: ConflictRecord, base: Base | None, old: Mapping[str, Part]) -> Any:
+def _before(record: ConflictRecord, base: Digests | None, old: Mapping[str, Part]) -> Any:
     """The base's value; digests tell whether what is remembered of a key is that."""
     if base is None:
         return None
     if record.part == "status":
-        return [base.digests.status, base.digests.waiting_on_message_id]
+        return [base.status, base.waiting_on_message_id]
     value = old.get(record.part, {}).get(str(record.key))
-    confirmed = base.digests.state if record.part == "state" else base.digests.lua_state
+    confirmed = base.state if record.part == "state" else base.lua_state
     return value if value is not None and digest(value.plain) == confirmed.get(str(record.key)) else None
 
 

@@ -1,4 +1,4 @@
-"""Snapshots: what reconciling compares, a document reduced to digests, and the record as it was read or confirmed."""
+"""What reconciling compares: a document reduced to digests, and the record as it was read."""
 
 from __future__ import annotations
 
@@ -64,15 +64,14 @@ class Remote:
     envelope: Envelope
     attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
     over: int = 0  # see Placement
-    unchanged: frozenset[str] = frozenset()  # parts that were not fetched: they are those of the base `relative_to`
-    relative_to: str | None = None  # token of the base, or push id of the push without an answer that landed
+    unchanged: frozenset[str] = frozenset()  # parts that were not fetched: they are those of `relative_to`
+    relative_to: str | None = None  # id of the snapshot that they are those of
 
-    def digests(self, base: Base | None) -> Digests:
-        """The digests of the whole, `base` being the one that `unchanged` is about."""
+    def digests(self, before: Digests | None) -> Digests:
+        """The digests of the whole, `before` being those that `unchanged` is about."""
         found = Digests.of(self.document)
-        if base is None or not self.unchanged:
+        if before is None or not self.unchanged:
             return found
-        before = base.digests
         kept: dict[str, Any] = {}
         if "checkpoints" in self.unchanged:
             kept |= {"log": before.log, "runs": before.runs, "replay_index": self.envelope.replay_index}
@@ -97,55 +96,3 @@ class Remote:
             status=self.status,
             waiting_on_message_id=self.waiting_on_message_id,
         )
-
-
-@dataclass(frozen=True)
-class Base:
-    """The record as Plexus last confirmed it: digests of the document, the token, and the foreign keys."""
-
-    updated_at: str
-    digests: Digests
-    foreign: dict[str, Any] = field(default_factory=dict)
-    attachments: Mapping[str, Attachment] = field(default_factory=dict)  # by part
-    over: int = 0  # see Placement
-
-    @staticmethod
-    def of(remote: Remote, before: Base | None) -> Base:
-        """`before`: the base that the remote was read against."""
-        digests = remote.digests(before)
-        return Base(remote.updated_at, digests, remote.envelope.foreign, remote.attachments, remote.over)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "updated_at": self.updated_at,
-            "digests": digests_to_json(self.digests),
-            "foreign": self.foreign,
-            "attachments": attachments_to_json(self.attachments),
-            "over": self.over,
-        }
-
-    @staticmethod
-    def from_json(stored: dict[str, Any]) -> Base:
-        return Base(
-            stored["updated_at"],
-            digests_from_json(stored["digests"]),
-            stored["foreign"],
-            attachments_from_json(stored["attachments"]),
-            stored["over"],
-        )
-
-
-def attachments_to_json(attachments: Mapping[str, Attachment]) -> dict[str, Any]:
-    return {name: list(one) for name, one in attachments.items()}
-
-
-def attachments_from_json(stored: Mapping[str, Any]) -> dict[str, Attachment]:
-    return {name: Attachment(*one) for name, one in stored.items()}
-
-
-def digests_to_json(digests: Digests) -> dict[str, Any]:
-    return {name: getattr(digests, name) for name in Digests.__dataclass_fields__}
-
-
-def digests_from_json(stored: dict[str, Any]) -> Digests:
-    return Digests(**{**stored, "log": tuple(stored["log"]), "runs": tuple(stored["runs"])})

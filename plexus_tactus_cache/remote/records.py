@@ -12,10 +12,21 @@ import orjson
 from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.plain import canonical, digest, dumps
 from plexus_tactus_cache.envelope.parse import parse, same_entries
-from plexus_tactus_cache.envelope.parts import BOOK, BOOKKEEPING, RANGES, Envelope, manifest_of, pointers, with_parts
+from plexus_tactus_cache.envelope.parts import (
+    BOOK,
+    BOOKKEEPING,
+    RANGES,
+    Envelope,
+    lineage_of,
+    manifest_of,
+    pointers,
+    push_id_of,
+    with_parts,
+)
 from plexus_tactus_cache.envelope.placement import TAIL, Attachment, is_of_segments, segment_name
 from plexus_tactus_cache.errors import InvalidArgument, WrongType
-from plexus_tactus_cache.reconcile.snapshot import Base, Remote
+from plexus_tactus_cache.reconcile.lineage import Base, History
+from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.attachments import Attachments, is_unique
 from plexus_tactus_cache.remote.client import GraphQLClient
 from plexus_tactus_cache.remote.discreet import discreet
@@ -107,9 +118,7 @@ class Update:
 class Known:
     """What is known of a record before it is read, so that no attachment is fetched twice."""
 
-    token: str  # of the base
-    attachments: Mapping[str, Attachment]  # of the base, by part
-    pushes: Mapping[str, Mapping[str, Attachment]]  # of pushes without an answer, by push id
+    history: History
 
 
 class Procedures:
@@ -136,6 +145,14 @@ class Procedures:
                 else answer
             )
         return answers
+
+    def tokens(self, ids: Sequence[str]) -> dict[str, str | Failure | None]:
+        """When the records of `ids` were last changed, as `Remote.updated_at`; None for one that Plexus does not know.
+
+        Raises RequestFailed.
+        """
+        answers = self._read(ids, "id updatedAt")
+        return {one: _understood(_token, found) if isinstance(found, dict) else found for one, found in answers.items()}
 
     def metadata(self, procedure_id: str) -> str:
         """The metadata of a record as text, empty where there is none. Raises RequestFailed."""
@@ -180,9 +197,9 @@ class Procedures:
         result = _Fetched(metadata)
         before: Mapping[str, Attachment] = {}
         if known is not None:
-            push_id = str((metadata.get(BOOKKEEPING) or {}).get("push_id"))
-            result.relative_to = push_id if push_id in known.pushes else known.token
-            before = known.pushes.get(push_id, known.attachments)
+            base = known.history.base_of(lineage_of(metadata), push_id_of(metadata)).base
+            if base is not None:
+                result.relative_to, before = base.id, base.attachments
         name = ""
         try:
             for name, key in found.items():

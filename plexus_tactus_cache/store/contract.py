@@ -249,10 +249,10 @@ class Bookkeeping(Protocol):
 
     def put_base(self, procedure_id: str, base: Any) -> None: ...
 
-    def sent(self, procedure_id: str) -> dict[str, Any]:
-        """Pushes whose answer has not come, by push id."""
+    def history(self, procedure_id: str) -> list[Any]:
+        """What its record was, or may have become."""
 
-    def put_sent(self, procedure_id: str, sent: dict[str, Any]) -> None: ...
+    def put_history(self, procedure_id: str, history: list[Any]) -> None: ...
 
     def old(self, procedure_id: str) -> dict[str, Part]:
         """What keys of `state` and `lua_state` were before they were changed here; some may be newer than the base."""

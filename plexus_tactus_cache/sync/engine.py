@@ -27,13 +27,13 @@ import backoff
 from plexus_tactus_cache.document.reports import SyncReport
 from plexus_tactus_cache.envelope.placement import TooLarge
 from plexus_tactus_cache.errors import CacheCorrupted, LeaseLost, LocalStoreError
-from plexus_tactus_cache.reconcile.snapshot import Remote, attachments_from_json
+from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.remote.records import Known, Procedures
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Pending, Store
 from plexus_tactus_cache.sync.push import Projection, Push, Pushes, too_large_for_item
-from plexus_tactus_cache.sync.reconciler import Reconciled, Reconciler, base_of
+from plexus_tactus_cache.sync.reconciler import Reconciled, Reconciler, history_of
 from plexus_tactus_cache.sync.schedule import Schedule
 
 _Result = TypeVar("_Result")
@@ -148,14 +148,12 @@ class SyncEngine:
         return known
 
     def _known(self, procedure_id: str) -> Known | None:
-        base = base_of(self._store, procedure_id)
-        if base is None:
+        history = history_of(self._store, procedure_id)
+        if history.base is None:
             return None
-        sent = self._store.sent(procedure_id)
-        if base.attachments:
+        if any(one.attachments for one in history.snapshots):
             self._store.read(procedure_id)  # is all of it here?
-        pushes = {one: attachments_from_json(value["attachments"]) for one, value in sent.items()}
-        return Known(base.updated_at, base.attachments, pushes)
+        return Known(history)
 
     def _push_all(self, ids: list[str], now: float, done: _Pass) -> None:
         for _ in range(CONFLICT_ROUNDS):

@@ -15,13 +15,14 @@ from plexus_tactus_cache.document.plain import dumps
 from plexus_tactus_cache.envelope.build import build
 from plexus_tactus_cache.envelope.dashboard import looks_like_optimizer, project
 from plexus_tactus_cache.envelope.placement import ITEM_BYTES, Attachment, Placement, TooLarge, place, segmented
-from plexus_tactus_cache.reconcile.snapshot import Base, Digests, attachments_to_json, digests_to_json, log_digests
+from plexus_tactus_cache.reconcile.lineage import Base, History, Lineage, Snapshot, history_to_json, joined
+from plexus_tactus_cache.reconcile.snapshot import Digests, log_digests
 from plexus_tactus_cache.remote.attachments import new_key
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.remote.records import Procedures, Update
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Pending, Store
-from plexus_tactus_cache.sync.reconciler import base_of
+from plexus_tactus_cache.sync.reconciler import base_of, history_of
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -38,15 +39,18 @@ class Push:
     """One procedure's part of a request, and what its answer will confirm."""
 
     update: Update
-    push_id: str
-    version: int
-    digests: Digests
+    snapshot: Snapshot
     placement: Placement
     repeated: bool = False  # an earlier attempt went out under the same push id
 
     @property
     def procedure_id(self) -> str:
         return self.update.procedure_id
+
+    @property
+    def version(self) -> int:
+        """That of the document, which is in it."""
+        return self.snapshot.version or 0
 
 
 class Pushes:
@@ -74,19 +78,18 @@ class Pushes:
     def prepare(self, procedure_id: str, now: float) -> Push | None:
         """Take a snapshot of a document and make its push; None when there is nothing to push. Raises TooLarge."""
         found = self._store.read(procedure_id)
-        base = base_of(self._store, procedure_id)
+        base, history = base_of(self._store, procedure_id), history_of(self._store, procedure_id)
         creation = self._store.creation(procedure_id) if base is None else None
         if found is None or (base is None and creation is None):
             return None
         header, document = found
-        sent = self._store.sent(procedure_id)
         # the same content again is the same push: an outage does not pile up records of attempts
-        push_id = next((known for known, value in sent.items() if value["version"] == header.version), None)
-        push_id = push_id or self._new_id()
+        push_id = next((one.id for one in history.pushes if one.version == header.version), None) or self._new_id()
+        lineage = joined(history.lineage, {self._store.store_id: header.version})
         status = (document.status, document.waiting_on_message_id)
-        before = base or Base(updated_at="", digests=Digests())
+        before = base or Base("", Snapshot("", {}, None, Digests()))
         confirmed = (before.digests.status, before.digests.waiting_on_message_id)
-        placement = self._place(procedure_id, document, before, push_id, now)
+        placement = self._place(procedure_id, document, before, push_id, lineage, now)
         update = Update(
             procedure_id=procedure_id,
             metadata=dumps(placement.metadata),
@@ -99,11 +102,14 @@ class Pushes:
         digests = Digests.of(document)
         if document.status is None:  # not sent, so what is there stays
             digests = dataclasses.replace(digests, status=confirmed[0], waiting_on_message_id=confirmed[1])
-        return Push(update, push_id, header.version, digests, placement)
+        snapshot = Snapshot(push_id, lineage, header.version, digests, placement.attachments, placement.over)
+        return Push(update, snapshot, placement, repeated=push_id in {one.id for one in history.snapshots})
 
-    def _place(self, procedure_id: str, document: Document, base: Base, push_id: str, now: float) -> Placement:
+    def _place(
+        self, procedure_id: str, document: Document, base: Base, push_id: str, lineage: Lineage, now: float
+    ) -> Placement:
         """The document as it goes into its record. Raises TooLarge, with the way out."""
-        metadata = build(document, base.foreign, push_id)
+        metadata = build(document, base.foreign, push_id, lineage)
         there = self._procedures.attachments is not None
         policy = self._settings.attachments if there else "never"
         limit = self._settings.max_inline_bytes
@@ -114,7 +120,8 @@ class Pushes:
         if dashboard is not None:
             metadata = {**metadata, "dashboard_state": dashboard}
         uploads = self._store.uploads(procedure_id)
-        stored = {one.digest: one for one in base.attachments.values() if one.key and one.digest and not one.etag}
+        kept = base.snapshot.attachments.values()
+        stored = {one.digest: one for one in kept if one.key and one.digest and not one.etag}
         stored |= {mark: Attachment(key, mark) for key, mark in uploads.items() if mark}
 
         def key_for(part: str) -> str:
@@ -122,7 +129,7 @@ class Pushes:
 
         placement = Placement(metadata)
         if policy == "always" or (policy == "auto" and now >= self._segments_again):
-            before = Placement(metadata, base.attachments, over=base.over)
+            before = Placement(metadata, base.snapshot.attachments, over=base.snapshot.over)
             went_on = log_digests(document.log)[: len(base.digests.log)] == base.digests.log
             resting = document.status not in RUNNING
             placement = segmented(metadata, document, before, stored, key_for, compact=resting or not went_on)
@@ -150,15 +157,8 @@ class Pushes:
 
         def work() -> None:
             for push in pushes:
-                sent = self._store.sent(push.procedure_id)
-                push.repeated = push.push_id in sent
-                sent[push.push_id] = {
-                    "version": push.version,
-                    "digests": digests_to_json(push.digests),
-                    "attachments": attachments_to_json(push.placement.attachments),
-                    "over": push.placement.over,
-                }
-                self._store.put_sent(push.procedure_id, sent)
+                history = history_of(self._store, push.procedure_id)
+                self._put_history(push.procedure_id, history.sending(push.snapshot))
 
         self._transaction([push.procedure_id for push in pushes], work)
 
@@ -243,14 +243,13 @@ class Pushes:
         clean = header.version == push.version
         header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
         self._store.put_header(procedure_id, header)
-        placement = push.placement
-        base = Base(updated_at, push.digests, push.update.base.foreign, placement.attachments, placement.over)
-        self._store.put_base(procedure_id, base.to_json())
+        history = history_of(self._store, procedure_id)
+        self._put_history(procedure_id, history.sending(push.snapshot).confirmed(push.snapshot.id))
+        self._store.put_base(procedure_id, Base(updated_at, push.snapshot, push.update.base.foreign).to_json())
         uploads = self._store.uploads(procedure_id)
         kept = {one.key for one in push.placement.attachments.values()}
         self._store.put_garbage(procedure_id, uploads.keys() - kept, now + self._settings.attachments_retention)
         self._store.put_uploads(procedure_id, {key: mark for key, mark in uploads.items() if key in kept})
-        self._store.put_sent(procedure_id, {})
         self._store.drop_creation(procedure_id)
         self._store.forget_old(procedure_id)
         if clean:
@@ -258,15 +257,17 @@ class Pushes:
         else:
             self._store.put_pending(procedure_id, Pending(since=now, due=now + self._settings.push_interval))
 
+    def _put_history(self, procedure_id: str, history: History) -> None:
+        self._store.put_history(procedure_id, history_to_json(history))
+
     def forget(self, pushes: Iterable[Push]) -> None:
         """This attempt certainly was not applied; an earlier one of the same push may have been."""
         certain = [push for push in pushes if not push.repeated]
 
         def work() -> None:
             for push in certain:
-                sent = self._store.sent(push.procedure_id)
-                sent.pop(push.push_id, None)
-                self._store.put_sent(push.procedure_id, sent)
+                history = history_of(self._store, push.procedure_id)
+                self._put_history(push.procedure_id, history.without({push.snapshot.id}))
 
         self._transaction([push.procedure_id for push in certain], work)
 

@@ -11,8 +11,17 @@ from plexus_tactus_cache.document.encoded import Document
 from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.reconcile.decide import FORK, TWO_WAYS, Action, OnFork, Plan, Side, reconcile
 from plexus_tactus_cache.reconcile.journal import open_fork, record_of
+from plexus_tactus_cache.reconcile.lineage import (
+    Base,
+    Chosen,
+    History,
+    Snapshot,
+    history_from_json,
+    history_to_json,
+    read_id,
+)
 from plexus_tactus_cache.reconcile.merge import difference, merged
-from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote, attachments_from_json, digests_from_json
+from plexus_tactus_cache.reconcile.snapshot import Digests, Remote
 from plexus_tactus_cache.store.contract import Header, Lease, Pending, Store
 
 log = logging.getLogger("plexus_tactus_cache")
@@ -49,22 +58,27 @@ class Reconciler:
         doubtful = found is not None and created and _stale(base, remote)
         if doubtful and self._still_doubtful(procedure_id, pending, now):
             return Reconciled()
-        token = None if base is None else base.updated_at
-        header, base = self._landed(procedure_id, header, base, remote)
-        if remote is not None and remote.unchanged and remote.relative_to not in (token, remote.envelope.push_id):
+        history = history_of(self._store, procedure_id)
+        chosen = Chosen(history.base, True, True)
+        if remote is not None and remote.envelope.problem is None:
+            chosen = history.base_of(remote.envelope.lineage, remote.envelope.push_id)
+        if remote is not None and remote.unchanged and (chosen.base is None or remote.relative_to != chosen.base.id):
             self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
             return Reconciled()
+        header = self._as_known(procedure_id, header, history, chosen)
+        before = None if chosen.base is None else chosen.base.digests
         fork = pending.fork if pending is not None else None
         plan = reconcile(
-            base,
+            before,
             Digests.of(local),
             header.dirty,
             remote,
             created_here=creating,
             on_fork=fork or self._on_fork,
+            known=chosen.is_known,
         )
         if remote is not None:
-            self._set_aside(procedure_id, plan, local, remote, base, fork, now)
+            self._set_aside(procedure_id, plan, local, remote, before, fork, now)
         if plan.action is Action.PARK:
             if found is None and remote is not None:  # it exists, and cannot be used: say so in status
                 self._store.put_header(procedure_id, header)
@@ -73,10 +87,7 @@ class Reconciler:
             self._store.park(procedure_id, plan.reason, now)
             return Reconciled(did="parked")
         if remote is not None:
-            if base is None or remote.updated_at != base.updated_at:
-                # A push without an answer was made for an older record: either it landed, or it never can.
-                self._store.put_sent(procedure_id, {})
-            self._store.put_base(procedure_id, Base.of(remote, base).to_json())
+            self._note_read(procedure_id, history, base, remote, before)
             self._store.drop_creation(procedure_id)
             reconciled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
         else:
@@ -117,7 +128,7 @@ class Reconciler:
         plan: Plan,
         local: Document,
         remote: Remote,
-        base: Base | None,
+        base: Digests | None,
         fork: Side | None,
         now: float,
     ) -> None:
@@ -157,20 +168,37 @@ class Reconciler:
             return Reconciled(to_push=True, did="merged")
         return Reconciled(to_push=True)
 
-    def _landed(
-        self, procedure_id: str, header: Header, base: Base | None, remote: Remote | None
-    ) -> tuple[Header, Base | None]:
-        """If a push without an answer is in the record: what it sent is the base, and its version was pushed."""
-        sent = self._store.sent(procedure_id)
-        push_id = remote.envelope.push_id if remote is not None else None
-        if remote is None or push_id not in sent:
-            return header, base
-        landed = sent[push_id]
-        header = header._replace(pushed=max(header.pushed, landed["version"]))
+    def _as_known(self, procedure_id: str, header: Header, history: History, chosen: Chosen) -> Header:
+        """The header, with what the record says of how far Plexus has our versions."""
+        base = chosen.base
+        if base is not None and base.version is not None and base.id in {push.id for push in history.pushes}:
+            pushed = max(header.pushed, base.version)  # an answer was lost: it landed
+        elif not chosen.is_last:
+            pushed = min(header.pushed, header.version - 1)  # somebody wrote back what was there before
+        else:
+            return header
+        header = header._replace(pushed=pushed)
         self._store.put_header(procedure_id, header)
-        attachments = attachments_from_json(landed["attachments"])
-        digests = digests_from_json(landed["digests"])
-        return header, Base(remote.updated_at, digests, remote.envelope.foreign, attachments, landed["over"])
+        return header
+
+    def _note_read(
+        self, procedure_id: str, history: History, base: Base | None, remote: Remote, before: Digests | None
+    ) -> None:
+        """The record is this now: what the next push is made for."""
+        if base is None or remote.updated_at != base.updated_at:
+            snapshot = Snapshot(
+                read_id(remote.updated_at),
+                remote.envelope.lineage or {},
+                None,
+                remote.digests(before),
+                remote.attachments,
+                remote.over,
+            )
+            self._store.put_history(procedure_id, history_to_json(history.read(snapshot)))
+        else:
+            snapshot = base.snapshot
+        found = Base(remote.updated_at, snapshot, remote.envelope.foreign)
+        self._store.put_base(procedure_id, found.to_json())
 
     def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
         """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
@@ -186,10 +214,17 @@ class Reconciler:
         return True
 
 
-def base_of(store: Store, procedure_id: str) -> Base | None:
-    """What Plexus last confirmed of a document."""
+def history_of(store: Store, procedure_id: str) -> History:
+    """What is remembered of a document's record."""
     stored = store.base(procedure_id)
-    return None if stored is None else Base.from_json(stored)
+    return history_from_json(store.history(procedure_id), None if stored is None else stored["id"])
+
+
+def base_of(store: Store, procedure_id: str) -> Base | None:
+    """What Plexus last confirmed of a document, or showed."""
+    stored = store.base(procedure_id)
+    snapshot = None if stored is None else history_of(store, procedure_id).base
+    return None if stored is None or snapshot is None else Base(stored["updated_at"], snapshot, stored["foreign"])
 
 
 def _stale(base: Base | None, remote: Remote | None) -> bool:

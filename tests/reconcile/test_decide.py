@@ -15,7 +15,7 @@ from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.envelope.parts import Envelope
 from plexus_tactus_cache.reconcile.decide import Action, Plan, reconcile
 from plexus_tactus_cache.reconcile.merge import merged
-from plexus_tactus_cache.reconcile.snapshot import Base, Digests, Remote
+from plexus_tactus_cache.reconcile.snapshot import Digests, Remote
 
 STATUSES = [None, "PENDING", "RUNNING", "COMPLETE", "FAILED", "CANCELLED", "STALLED", "WAITING_FOR_HUMAN"]
 
@@ -67,8 +67,8 @@ def cases(draw: st.DrawFn) -> tuple[Document | None, Document, Document]:
     return base, draw(documents(log)), draw(documents(log))
 
 
-def base_of(document: Document | None) -> Base | None:
-    return None if document is None else Base("2026-01-01T00:00:00.000Z", Digests.of(document))
+def base_of(document: Document | None) -> Digests | None:
+    return None if document is None else Digests.of(document)
 
 
 def remote_of(document: Document) -> Remote:

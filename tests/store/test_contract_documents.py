@@ -64,7 +64,7 @@ def test_nothing_is_known_of_what_is_not_stored(store: Store) -> None:
     assert store.procedure_ids() == []
     assert store.pending("a") is None
     assert (store.base("a"), store.creation("a"), store.inline_limit("a")) == (None, None, None)
-    assert (store.sent("a"), store.uploads("a")) == ({}, {})
+    assert (store.history("a"), store.uploads("a")) == ([], {})
     assert store.old("a") == {"state": {}, "lua_state": {}}
     assert store.transaction("a", lambda: store.sweep("a")) is None
 
@@ -375,7 +375,7 @@ def test_an_id_that_is_no_text_is_a_type_error(store: Store, name: Any) -> None:
     ("name", "wrote", "empty"),
     [
         ("base", {"updatedAt": None, "digests": {"ü": [1, 0.5, True, None]}}, ...),
-        ("sent", {"push": {"version": 3, "over": []}}, {}),
+        ("history", [{"id": "push", "version": 3}], []),
         ("creation", {"accountId": "acc", "metadata": {"k": [1]}}, None),
         ("uploads", {"key/1": "", "key/2": "digest"}, {}),
         ("inline_limit", 1000, ...),

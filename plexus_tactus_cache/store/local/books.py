@@ -2,7 +2,8 @@
 
 | row                        | holds                                                                         |
 |----------------------------|-------------------------------------------------------------------------------|
-| `base/<id>`, `sent/<id>`   | what Plexus last confirmed; what pushes without an answer carried             |
+| `base/<id>`                | what Plexus last confirmed, or showed                                         |
+| `history/<id>`             | what its record was before, or may have become (lineage.py)                   |
 | `old/<id>/<part>/<key>`    | what a locally changed key was when Plexus last confirmed it                  |
 | `create/<id>`              | a procedure created here that Plexus has not confirmed: the fields of its record |
 | `uploads/<id>`             | our objects in S3 that the record, or a push without an answer, may refer to  |
@@ -34,8 +35,8 @@ class BookRows(OnRows):
     def put_base(self, procedure_id: str, base: Any) -> None:
         self._put(procedure_id, "base", orjson.dumps(base))
 
-    def sent(self, procedure_id: str) -> dict[str, Any]:
-        return self._json(f"sent/{quoted(procedure_id)}") or {}
+    def history(self, procedure_id: str) -> list[Any]:
+        return self._json(f"history/{quoted(procedure_id)}") or []
 
     def keep_old(self, procedure_id: str, changes: Changes) -> None:
         """Before keys change for the first time since a push: keep what Plexus has, for the conflict journal."""
@@ -64,11 +65,11 @@ class BookRows(OnRows):
     def drop_creation(self, procedure_id: str) -> None:
         self._drop(procedure_id, "create")
 
-    def put_sent(self, procedure_id: str, sent: dict[str, Any]) -> None:
-        if sent:
-            self._put(procedure_id, "sent", orjson.dumps(sent))
+    def put_history(self, procedure_id: str, history: list[Any]) -> None:
+        if history:
+            self._put(procedure_id, "history", orjson.dumps(history))
         else:
-            self._drop(procedure_id, "sent")
+            self._drop(procedure_id, "history")
 
     def _part(self, part: str, name: str) -> Part:
         return {unquote(key): unpack(payload) for key, payload in self.rows.scan(f"{part}/{name}/")}

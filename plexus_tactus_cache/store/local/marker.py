@@ -29,7 +29,7 @@ from plexus_tactus_cache.store.local.lease import LEASE_NAME
 from plexus_tactus_cache.store.local.lock import LOCK_NAME, TURNSTILE_NAME
 
 MARKER = "plexus-tactus-cache.json"
-FORMATS = (1, 2)  # those that are read; the last is written
+FORMATS = (1, 2, 3)  # those that are read; the last is written
 WAY_OUT = "put it back from a backup, or, to begin an empty store, move the directory aside or name another"
 
 _NEW = f"{MARKER}.new"

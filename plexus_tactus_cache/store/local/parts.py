@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 log = logging.getLogger("plexus_tactus_cache")
 
 LOG = ("log", "var")  # kinds of rows that a document can be read without
-REST = ("state", "lua", "extra", "outbox", "base", "sent", "old", "create", "uploads", "inline")
+REST = ("state", "lua", "extra", "outbox", "base", "history", "sent", "old", "create", "uploads", "inline")
 OF_DOCUMENTS = frozenset({"doc", "due", *LOG, *REST})
 _SEVERAL = frozenset({"log", "var", "state", "lua", "old"})  # of which a document has more than one
 _FIELDS = len(Header._fields)

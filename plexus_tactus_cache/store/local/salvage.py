@@ -44,7 +44,7 @@ _NEW, _ASIDE = "repaired-", "damaged-"  # directories, while and after a store i
 _FILES = (DATABASE, LOG, INDEX, JOURNAL)
 _PATIENCE = 5.0  # seconds for others to stop writing
 _NOT_COPIED = frozenset({STORE, "documents", "lease", "request", "conflicts", "conflict-of", "same"})  # made anew
-_WITHOUT_BASE = frozenset({"base", "sent", "old", "inline", "outbox"})
+_WITHOUT_BASE = frozenset({"base", "history", "old", "inline", "outbox"})
 _FARTHEST = 2**48  # no row has a number beyond it
 Found = dict[str, bytes]  # rows of one document by key, those that are as they were written
 

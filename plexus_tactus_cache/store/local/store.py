@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, pack, unpack
 from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch, StoreFull
+from plexus_tactus_cache.reconcile.lineage import upgraded
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local import directory as directories
@@ -115,7 +116,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
             self.rows.mark()
 
     def _upgrade(self) -> None:
-        """Make a store of format 1 one of this format."""
+        """Make a store of an earlier format one of this format."""
         found = self._json("store")
         if found["format"] == 1:
             for procedure_id in self.procedure_ids():
@@ -125,7 +126,22 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
             for procedure_id, pending in self.outbox().items():
                 self._drop(procedure_id, "outbox")
                 self.put_pending(procedure_id, pending)  # with its place by the time that it is due
+        for procedure_id in self.procedure_ids():
+            self._remember(procedure_id)
         self._put_json("store", {**found, "format": FORMATS[-1]})
+
+    def _remember(self, procedure_id: str) -> None:
+        """Make a history of what formats 1 and 2 kept of a record."""
+        try:
+            sent = self._json(f"sent/{quoted(procedure_id)}") or {}
+            base, history = upgraded(self.base(procedure_id), sent)
+        except CacheCorrupted as error:  # the document says so whenever it is read
+            log.error("%s", error)
+            return
+        if base is not None:
+            self.put_base(procedure_id, base)
+        self.put_history(procedure_id, history)
+        self._drop(procedure_id, "sent")
 
     def check(self, endpoint: str) -> None:
         found = self.endpoint
