@@ -9,16 +9,17 @@ Nothing here does I/O.
 | unchanged                  | nothing         | push                         |
 | changed                    | adopt           | merge, part by part: below   |
 | record gone                | park            | park                         |
-| never existed              | park            | create, if created here      |
+| never existed              | nothing         | create, if created here      |
 
 | part         | changed on one side                        | changed on both, differently                          |
 |--------------|--------------------------------------------|-------------------------------------------------------|
 | log          | that side                                  | a reset in Plexus: Plexus; one a prefix of the other: |
-|              |                                            | the longer; else a fork: as `on_fork` says            |
+|              |                                            | the longer, unless the other was cut on purpose;      |
+|              |                                            | else a fork: as `on_fork` says                        |
 | replay index | follows the log                            | follows the log                                       |
 | keys, extras | that side                                  | the side whose log won, else local                    |
 | status       | that side, but STALLED loses against a log | a reset's PENDING; CANCELLED, but for a new run;      |
-|              | that went on here                          | finished before unfinished; as keys                   |
+|              | or a state that went on here               | finished before unfinished; as keys                   |
 
 What loses in the last column is set aside in the conflict journal; so is a log tail that a reset cut off.
 """
@@ -113,6 +114,8 @@ def reconcile(
     if remote is None:
         if base is None and created_here:
             return Plan(Action.CREATE)
+        if base is None and not dirty:
+            return Plan(Action.NOTHING)
         return Plan(Action.PARK, GONE if base is not None else NEVER_EXISTED)
     if remote.envelope.problem is not None:
         return Plan(Action.PARK, remote.envelope.problem)
@@ -159,6 +162,8 @@ class _LogPlan:
 def _log(base: Digests, local: Digests, remote: Digests) -> _LogPlan:
     here, there, before = local.log, remote.log, base.log
     parts_at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there, strict=False)))
+    if not there and remote.status == "PENDING" and base.status not in (None, "PENDING"):
+        return _LogPlan("remote", parts_at, reset=True)  # also of a log that Plexus never saw
     if there in (before, here):
         return _LogPlan("local", parts_at)
     if len(there) < len(before) and (not there or remote.status == "PENDING"):
@@ -167,6 +172,8 @@ def _log(base: Digests, local: Digests, remote: Digests) -> _LogPlan:
         return _LogPlan("remote", parts_at)
     if len(here) < len(before) and here == before[: len(here)]:
         return _LogPlan(None, parts_at)  # cleared here on purpose: what went on in Plexus does not go on from that
+    if len(there) < len(before) and there == before[: len(there)]:
+        return _LogPlan(None, parts_at)  # cleared there on purpose: what went on here does not go on from that
     if parts_at == min(len(here), len(there)):
         return _LogPlan("local" if len(here) > len(there) else "remote", parts_at)
     return _LogPlan(None, parts_at)
@@ -279,7 +286,7 @@ def _status(
     """Whether to take the remote's, and what else to restore; status and message are one unit."""
     here, there = _unit(local), _unit(remote)
     before = _unit(base) if base is not None else there
-    went_on = log.side == "local" and local.log != (base.log if base is not None else ())
+    went_on = log.side == "local" and _content(local) != _content(base or Digests())
     if there[0] == "STALLED" and there != before and went_on:  # the scanner was wrong about us
         return False, (before[0] or "RUNNING", before[1]) if here[0] is None or here == before else None
     if here[0] is None:  # what was never set here is no change
@@ -302,6 +309,10 @@ def _outranking(here: str | None, there: str | None, new_run: bool, reset: bool)
     if there != "CANCELLED" and (here in FINISHED) != (there in FINISHED):
         return "local" if here in FINISHED else "remote"
     return None
+
+
+def _content(digests: Digests) -> tuple[Any, ...]:
+    return digests.log, digests.state, digests.lua_state
 
 
 def _unit(digests: Digests) -> tuple[str | None, str | None]:

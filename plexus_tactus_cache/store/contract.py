@@ -66,6 +66,7 @@ class Pending(NamedTuple):
     reread: bool = False  # the record moved: read it before the next push
     doubtful_since: float | None = None  # reads say that the record is older than we know it, or gone
     fork: Side | None = None  # how a person decided about a log that went two ways
+    look: bool = False  # Plexus has all of it, and its record is looked at once more
 
     @property
     def moment(self) -> float:
@@ -74,7 +75,7 @@ class Pending(NamedTuple):
 
     def again(self) -> Pending:
         """To be tried now, from the beginning: the record is read first."""
-        return self._replace(parked=None, attempts=0, due=0.0, error=None, reread=True, doubtful_since=None)
+        return self._replace(parked=None, attempts=0, due=0.0, error=None, reread=True, doubtful_since=None, look=False)
 
 
 class Link(NamedTuple):

@@ -40,9 +40,14 @@ _Result = TypeVar("_Result")
 log = logging.getLogger("plexus_tactus_cache")
 
 READ_BATCH = 10  # records in one request: 10 of 400 KB stay under AppSync's limit of 5 MB for an answer
+LOOK_BATCH = 50  # of which only the time of the last change is read
+LOOK_AGAIN = 60.0  # seconds after a look that failed for one document
 PUSH_BATCH = 25
 CONFLICT_ROUNDS = 3  # of reading again and pushing again in one pass
 UNKNOWN_ATTEMPTS = 8  # before an error that nobody knows parks a document
+
+
+LINK = (FailureClass.OFFLINE, FailureClass.THROTTLED, FailureClass.UNAUTHORIZED)  # mean the same for all
 
 
 class _LinkDownError(Exception):
@@ -116,12 +121,14 @@ class SyncEngine:
             done = _Pass()
             if not self._schedule.blocked(now, force=force):
                 due = self._store.due(math.inf) if force else self._schedule.due(now)
+                looks = {one: pending for one in due if (pending := self._store.pending(one)) and pending.look}
                 try:
-                    self._push_all(due, now, done)
+                    moved = self._look([one for one, pending in looks.items() if pending.moment <= now], now, done)
+                    self._push_all([one for one in due if one not in looks or one in moved], now, done)
                     self._pushes.collect_garbage(now)
                 except _LinkDownError:
                     pass  # recorded; everything keeps its place
-            return done.report(self._store.due(math.inf))
+            return done.report(one for one, pending in self._store.outbox().items() if _waits(pending))
 
     def pull(self, procedure_id: str, now: float) -> Remote | None:
         """Read one record now and reconcile with it.
@@ -167,6 +174,44 @@ class SyncEngine:
             if not conflicts:
                 return
             ids = conflicts
+
+    def _look(self, ids: Sequence[str], now: float, done: _Pass) -> set[str]:
+        """Look once more at the records of clean documents: those that somebody wrote since we pushed."""
+        moved: set[str] = set()
+        for some in _chunks(ids, LOOK_BATCH):
+            try:
+                tokens = self.procedures.tokens(some)
+            except RequestFailed as error:
+                tokens = dict.fromkeys(some, error.failure)
+            else:
+                self._schedule.succeeded(now)
+            for procedure_id, token in tokens.items():
+                if isinstance(token, Failure):
+                    if token.kind in LINK:
+                        self._failed(procedure_id, token, now, done)
+                    self._update_pending(procedure_id, now, due=now + LOOK_AGAIN, error=token.message)
+                elif not self._is_as_known(procedure_id, token):
+                    moved.add(procedure_id)
+        return moved
+
+    def _is_as_known(self, procedure_id: str, token: str | None) -> bool:
+        """Whether the record is as we left it; then that is all. Else it is to be read."""
+
+        def work() -> bool:
+            pending = self._store.pending(procedure_id)
+            if pending is None or not pending.look:
+                return True  # it was written here meanwhile: that goes its own way
+            base = self._store.base(procedure_id)
+            if token is None or base is None or base["updated_at"] != token:
+                self._store.put_pending(procedure_id, pending._replace(reread=True, look=False))
+                return False
+            self._store.drop_pending(procedure_id)
+            header = self._store.header(procedure_id)
+            if header is not None:
+                self._store.put_header(procedure_id, header._replace(queued=False))
+            return True
+
+        return self._store.transaction(procedure_id, work, lease=self._lease)
 
     def _guarded(self, procedure_id: str, now: float, done: _Pass, step: Callable[[str], _Result]) -> _Result | None:
         """What `step` returns. A document that cannot be worked on does not stop the others: None."""
@@ -300,7 +345,7 @@ class SyncEngine:
 
     def _failed(self, procedure_id: str, failure: Failure, now: float, done: _Pass) -> None:
         """What a failure means for one procedure. Raises _LinkDownError when it means the same for all."""
-        if failure.kind in (FailureClass.OFFLINE, FailureClass.THROTTLED, FailureClass.UNAUTHORIZED):
+        if failure.kind in LINK:
             done.errors.append(f"{failure.kind.value}: {failure.message}")
             self._schedule.failed(failure, now)
             raise _LinkDownError
@@ -331,6 +376,11 @@ def place_of(error: BaseException) -> str:
     """Where an exception came from; its message may hold a payload, so it stays out of the log."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
+
+
+def _waits(pending: Pending) -> bool:
+    """Whether something of it is not in Plexus yet, and nobody has to do anything about that."""
+    return pending.parked is None and not pending.look
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -29,6 +29,7 @@ log = logging.getLogger("plexus_tactus_cache")
 RUNNING = (None, "RUNNING", "PENDING")  # statuses of a procedure whose log may grow at any moment
 LEAST_INLINE = 5_000  # bytes of metadata below which moving parts to S3 gains nothing
 SEGMENTS_RETRY = 300.0  # seconds until a log goes to S3 again for no other reason than its length
+LOOK_AFTER = 5.0  # seconds after a push: by then who had read the record before it has written his
 GARBAGE_RETRY = 3600.0  # seconds
 
 Projection = Callable[[dict[str, Any]], dict[str, Any] | None]
@@ -241,7 +242,7 @@ class Pushes:
         if header is None:
             return
         clean = header.version == push.version
-        header = header._replace(pushed=max(header.pushed, push.version), queued=not clean)
+        header = header._replace(pushed=max(header.pushed, push.version), queued=True)
         self._store.put_header(procedure_id, header)
         history = history_of(self._store, procedure_id)
         self._put_history(procedure_id, history.sending(push.snapshot).confirmed(push.snapshot.id))
@@ -252,10 +253,8 @@ class Pushes:
         self._store.put_uploads(procedure_id, {key: mark for key, mark in uploads.items() if key in kept})
         self._store.drop_creation(procedure_id)
         self._store.forget_old(procedure_id)
-        if clean:
-            self._store.drop_pending(procedure_id)
-        else:
-            self._store.put_pending(procedure_id, Pending(since=now, due=now + self._settings.push_interval))
+        later = LOOK_AFTER if clean else self._settings.push_interval
+        self._store.put_pending(procedure_id, Pending(since=now, due=now + later, look=clean))
 
     def _put_history(self, procedure_id: str, history: History) -> None:
         self._store.put_history(procedure_id, history_to_json(history))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import logging
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ class Reconciler:
             return Reconciled()
         history = history_of(self._store, procedure_id)
         chosen = Chosen(history.base, True, True)
-        if remote is not None and remote.envelope.problem is None:
+        if remote is not None and remote.envelope.problem is None and not remote.envelope.absent:
             chosen = history.base_of(remote.envelope.lineage, remote.envelope.push_id)
         if remote is not None and remote.unchanged and (chosen.base is None or remote.relative_to != chosen.base.id):
             self._store.update_pending(procedure_id, now, reread=True)  # a push of ours came in between
             return Reconciled()
         header = self._as_known(procedure_id, header, history, chosen)
-        before = None if chosen.base is None else chosen.base.digests
+        before = None if chosen.base is None else _with_status(chosen.base.digests, base, remote)
         fork = pending.fork if pending is not None else None
         plan = reconcile(
             before,
@@ -79,23 +80,27 @@ class Reconciler:
         )
         if remote is not None:
             self._set_aside(procedure_id, plan, local, remote, before, fork, now)
+        if found is None and remote is None:
+            return Reconciled()
         if plan.action is Action.PARK:
-            if found is None and remote is not None:  # it exists, and cannot be used: say so in status
+            if found is None:  # it exists, and cannot be used: say so in status
                 self._store.put_header(procedure_id, header)
-            if found is None and remote is None:
-                return Reconciled()
             self._store.park(procedure_id, plan.reason, now)
             return Reconciled(did="parked")
         if remote is not None:
             self._note_read(procedure_id, history, base, remote, before)
             self._store.drop_creation(procedure_id)
             reconciled = self._carry_out(procedure_id, plan, header, local, remote.document, now)
+        elif plan.action is Action.NOTHING:
+            reconciled = self._carry_out(procedure_id, plan, header, local, local, now)
         else:
             reconciled = Reconciled(to_push=True)
+        if not reconciled.to_push and pending is not None and pending.look and pending.moment > now:
+            self._store.put_pending(procedure_id, pending)  # somebody may still write what he had read before
         if reconciled.to_push:
             pending = self._store.pending(procedure_id) or Pending(since=now)
             parked = None if pending.parked == FORK else pending.parked  # it is none any more: see `_set_aside`
-            again = pending._replace(parked=parked, reread=False, doubtful_since=None)
+            again = pending._replace(parked=parked, reread=False, doubtful_since=None, look=False)
             self._store.put_pending(procedure_id, again)
         return reconciled
 
@@ -119,7 +124,8 @@ class Reconciler:
         try:
             header = self._store.header(procedure_id)
         except CacheCorrupted:
-            return self._store.pending(procedure_id) is not None
+            pending = self._store.pending(procedure_id)
+            return pending is not None and not pending.look
         return header is not None and header.dirty
 
     def _set_aside(
@@ -225,6 +231,18 @@ def base_of(store: Store, procedure_id: str) -> Base | None:
     stored = store.base(procedure_id)
     snapshot = None if stored is None else history_of(store, procedure_id).base
     return None if stored is None or snapshot is None else Base(stored["updated_at"], snapshot, stored["foreign"])
+
+
+def _with_status(before: Digests, last: Base | None, remote: Remote | None) -> Digests:
+    """The digests of a base, with the status as it last was: who writes back old metadata leaves that as it is, or
+    writes back the one of the same time."""
+    if last is None or remote is None:
+        return before
+    if (remote.status, remote.waiting_on_message_id) == (before.status, before.waiting_on_message_id):
+        return before
+    return dataclasses.replace(
+        before, status=last.digests.status, waiting_on_message_id=last.digests.waiting_on_message_id
+    )
 
 
 def _stale(base: Base | None, remote: Remote | None) -> bool:

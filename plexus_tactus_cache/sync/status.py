@@ -71,7 +71,7 @@ def cache_status(
         parked=sum(pending.parked is not None for pending in outbox.values()),
         conflicts=conflicts,
         last_success=link.last_success,
-        next_attempt=next_attempt,
+        next_attempt=next_attempt if dirty else None,
         leader=leads,
         store_problem=problem,
         store_bytes=store.size,
@@ -90,6 +90,8 @@ def procedure_statuses(store: Store) -> list[ProcedureStatus]:
 
 def _procedure_status(procedure_id: str, found: Header | str, pending: Pending | None) -> ProcedureStatus:
     damage, header = (found, Header()) if isinstance(found, str) else (None, found)
+    if pending is not None and pending.look:
+        pending = None  # nothing of it waits
     return ProcedureStatus(
         procedure_id=procedure_id,
         version=header.version,

@@ -44,10 +44,12 @@ def _still_needed(store: Store, procedure_id: str) -> str | None:
         raise ProcedureNotFound(procedure_id, f"it is not in {store.location}")
     if pending is not None and pending.parked is not None:
         return f"it is parked: {pending.parked}"
-    if header.dirty or header.queued or pending is not None:
+    if header.dirty or (pending is not None and not pending.look):
         return "not all of it is in Plexus yet"
     if store.conflicts(procedure_id=procedure_id):
         return "it has open conflicts"
+    if pending is not None:
+        return "its record has to be looked at once more, seconds after the last push"
     return None
 
 

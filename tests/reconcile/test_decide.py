@@ -223,7 +223,7 @@ def with_log(*results: int, run_id: str = "r1", **changes: Any) -> Document:
         (with_log(), BASE, "local"),
         (with_log(1, 2, 3), with_log(), "remote"),  # a reset
         (with_log(1, 2, 3), with_log(1, status="PENDING"), "remote"),  # a partial one
-        (with_log(1, 2, 3), with_log(1), "local"),  # somebody dropped what they did not know
+        (with_log(1, 2, 3), with_log(1), "fork"),  # went on here, cleared there
         (with_log(1, 2, 3), with_log(1, 2, 4), "fork"),
         (with_log(1, 3), with_log(1, 4), "fork"),
         (with_log(1, 2, 3), with_log(5, 6, run_id="r2"), "fork"),
@@ -249,7 +249,7 @@ def test_the_log(local: Document, remote: Document, wanted: str) -> None:
     [
         ("RUNNING", "COMPLETE", BASE, "COMPLETE"),
         ("COMPLETE", "RUNNING", BASE, "COMPLETE"),
-        ("RUNNING", "STALLED", BASE, "STALLED"),
+        ("RUNNING", "STALLED", BASE, "RUNNING"),  # its state went on
         ("RUNNING", "STALLED", with_log(1, 2, 3), "RUNNING"),
         ("WAITING_FOR_HUMAN", "STALLED", with_log(1, 2, 3), "WAITING_FOR_HUMAN"),
         ("WAITING_FOR_HUMAN", "STALLED", BASE, "WAITING_FOR_HUMAN"),
@@ -270,6 +270,11 @@ def test_the_status(here: str | None, there: str, log: Document, wanted: str) ->
     local = dataclasses.replace(log, status=here, state={'"a"': encode(2)})
     remote = dataclasses.replace(BASE, status=there)
     assert outcome(decide(BASE, local, remote), local, remote).status == wanted
+
+
+def test_a_run_that_did_not_go_on_is_stalled() -> None:
+    local, remote = dataclasses.replace(BASE, replay_index=1), dataclasses.replace(BASE, status="STALLED")
+    assert outcome(decide(BASE, local, remote), local, remote).status == "STALLED"
 
 
 def test_a_resets_status_goes_with_the_reset() -> None:

@@ -35,6 +35,27 @@ def aged(cache: ProcedureCache, name: str, seconds: float = 10 * DAY) -> None:
     connection.close()
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of a document that was pushed is looked at once more, and that at once."""
+    monkeypatch.setattr("plexus_tactus_cache.sync.push.LOOK_AFTER", 0.05)
+
+
+def pushed(cache: ProcedureCache) -> bool:
+    """Wait until all is in Plexus, and was looked at once more."""
+
+    def rests() -> bool:
+        connection = sqlite3.connect(cache.directory / DATABASE)
+        try:
+            return connection.execute("SELECT 1 FROM Cache WHERE key LIKE 'outbox/%'").fetchone() is None
+        finally:
+            connection.close()
+
+    done = cache.flush(60)
+    eventually(lambda: cache.sync(60) and rests())
+    return done
+
+
 def ids(cache: ProcedureCache) -> list[str]:
     return [one.procedure_id for one in cache.procedures()]
 
@@ -46,7 +67,7 @@ def test_what_is_forgotten_is_read_again(plexus: Simulator, open_cache: OpenCach
     plexus.put("p", metadata={})
     cache = open_cache()
     filled(cache, "p")
-    assert cache.flush(60)
+    assert pushed(cache)
     cache.forget("p")
     assert ids(cache) == []
     plexus.put("p", metadata={**(plexus.record("p") or {})["metadata"], "state": {"k": "theirs"}})
@@ -92,7 +113,7 @@ def test_what_has_an_open_conflict_is_not_forgotten(plexus: Simulator, open_cach
         cache.forget("p")
     assert cache.gc(older_than=0).forgotten == ()
     cache.resolve(conflict.id, "local")
-    assert cache.flush(60)
+    assert pushed(cache)
     cache.forget("p")
     assert ids(cache) == []
 
@@ -109,7 +130,7 @@ def test_a_run_whose_document_was_forgotten_goes_on(plexus: Simulator, open_cach
     live = storage.load_procedure_metadata("p")
     live.lua_state["l"] = 1
     storage.save_procedure_metadata(live)
-    assert cache.flush(60)
+    assert pushed(cache)
     cache.forget("p")
     if not online:
         plexus.fail("refuse")
@@ -150,7 +171,7 @@ def test_any_call_after_it_was_forgotten(
     cache = open_cache(load_timeout=2.0 if online else 0.2, max_backoff=0.5)
     storage = cache.storage("p")
     filled(cache, "p")
-    assert cache.flush(60)
+    assert pushed(cache)
     live = storage.load_procedure_metadata("p") if held else None
     with ProcedureCache(OFFLINE, cache.directory, fast()) as other:
         other.forget("p")
@@ -182,7 +203,7 @@ def test_a_record_that_cannot_be_used_does_not_empty_what_a_run_holds(
     storage = cache.storage("p")
     filled(cache, "p")
     live = storage.load_procedure_metadata("p")
-    assert cache.flush(60)
+    assert pushed(cache)
     cache.forget("p")
     plexus.put("p", metadata=metadata)
     found = storage.load_procedure_metadata("p")
@@ -197,7 +218,7 @@ def test_a_log_that_was_reset_while_it_was_forgotten_is_noticed(plexus: Simulato
     storage = cache.storage("p")
     filled(cache, "p")
     live = storage.load_procedure_metadata("p")
-    assert cache.flush(60)
+    assert pushed(cache)
     cache.forget("p")
     plexus.put("p", metadata={"state": {"k": "new run"}})
     found = storage.load_procedure_metadata("p")
@@ -214,7 +235,7 @@ def test_gc_forgets_what_is_old_and_clean(plexus: Simulator, open_cache: OpenCac
         plexus.put(name, metadata={})
     cache = open_cache(background=False)
     filled(cache, "old", "new", "changed")
-    assert cache.flush(60)
+    assert pushed(cache)
     cache.storage("changed").state_set("changed", "k", "again")
     for name in ("old", "changed"):
         aged(cache, name)
@@ -232,7 +253,7 @@ def test_the_leader_keeps_to_the_retention(plexus: Simulator, open_cache: OpenCa
         plexus.put(name, metadata={})
     with open_cache("store") as cache:
         filled(cache, "old", "new")
-        assert cache.flush(60)
+        assert pushed(cache)
         aged(cache, "old")
     cache = open_cache("store", retention=5 * DAY)
     eventually(lambda: ids(cache) == ["new"])
@@ -245,7 +266,7 @@ def test_forget_and_gc_on_the_command_line(
         plexus.put(name, metadata={})
     cache = open_cache("store")
     filled(cache, "old", "new")
-    assert cache.flush(60)
+    assert pushed(cache)
     aged(cache, "old")
     cache.storage("new").state_set("new", "k", 2)
     cache.close(0)

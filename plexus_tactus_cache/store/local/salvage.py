@@ -209,10 +209,14 @@ class _Document:
                 pending = Pending(since=self._now, reread=True)
             self._write(self._header, pending)
             found.whole.append(self._id)
-        elif self._header is not None and not self._header.dirty and pending is None and not self._header.queued:
+        elif self._header is not None and not self._header.dirty and self._is_done(pending):
             found.again.append(self._id)
         else:
             found.partly[self._id] = self._copy_partly(pending)
+
+    def _is_done(self, pending: Pending | None) -> bool:
+        """Whether Plexus has all that it is waiting for."""
+        return pending.look if pending is not None else self._header is not None and not self._header.queued
 
     def _is_whole(self) -> bool:
         """But for its place in the outbox, which it can have anew."""

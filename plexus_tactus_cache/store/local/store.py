@@ -237,7 +237,8 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     def _queue(self, procedure_id: str, header: Header, changes: Changes, now: float, delay: float) -> Header:
         version = header.version + 1
         header = self._apply(procedure_id, header, changes, version)._replace(version=version)
-        if not header.queued:
+        known = self.pending(procedure_id) if header.queued and header.pushed == version - 1 else None
+        if not header.queued or (known is not None and known.look):
             self.put_pending(procedure_id, Pending(since=now, due=now + delay))
             header = header._replace(queued=True)
         self.put_header(procedure_id, header)
