@@ -92,8 +92,8 @@ class BookRows(OnRows):
     # --- objects in S3 that nothing refers to -------------------------------------------------------------
 
     def put_garbage(self, procedure_id: str, keys: Iterable[str], due: float) -> None:
-        for key in keys:
-            self.rows.write_row(f"garbage/{due:020.3f}/{quoted(procedure_id)}/{quoted(key)}", b"")
+        for row in [f"garbage/{due:020.3f}/{quoted(procedure_id)}/{quoted(key)}" for key in keys]:
+            self.rows.write_row(row, b"")
 
     def garbage_due(self) -> float | None:
         first = self.rows.first("garbage/")
