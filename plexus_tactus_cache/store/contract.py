@@ -197,7 +197,7 @@ class DocumentTable(Protocol):
         """
 
     def adopt(self, procedure_id: str, changes: Changes, runs: Iterable[str]) -> Header:
-        """Apply a change that came from Plexus: the document is clean then, a parked one too. `runs`: as for `merge`."""
+        """Apply a change that came from Plexus: it is clean then, a parked one too. `runs`: as for `merge`."""
 
     def sweep(self, procedure_id: str) -> Header | None:
         """Free what replaced entries left behind; to be called now and then, it reads the whole log.

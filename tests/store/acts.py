@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,19 @@ def document_writes(name: str, mark: int = 1) -> dict[str, Act]:
         "drop_creation": lambda store: store.drop_creation(name),
         "forget_old": lambda store: store.forget_old(name),
         "adopt": lambda store: store.adopt(name, Changes(state={"theirs": value(mark)}), ["run"]),
+        "forget": lambda store: store.forget(name),
     }
 
 
 def _header(store: Store, name: str) -> Any:
     return store.header(name)
+
+
+def fill(store: Store, mark: int = 1) -> None:
+    """Something of everything that can be written, about document `a` and the whole store."""
+    acts = document_writes("a", mark) | other_writes(mark)
+    del acts["forget"]
+    store.transaction("a", lambda: [act(store) for act in acts.values()])
 
 
 def other_writes(mark: int = 1) -> dict[str, Act]:
@@ -120,35 +129,54 @@ def other_writes(mark: int = 1) -> dict[str, Act]:
     }
 
 
+def reads(store: Store) -> dict[str, Callable[[], Any]]:
+    """All that can be read, of documents `a` and `b`, by what it is called."""
+    found: dict[str, Callable[[], Any]] = {
+        "procedure_ids": store.procedure_ids,
+        "headers": store.headers,
+        "unknown": store.unknown,
+        "idle": lambda: store.idle(NOW),
+        "outbox": store.outbox,
+        "due": lambda: store.due(NOW + 1000),
+        "next_due": store.next_due,
+        "garbage": lambda: store.garbage(NOW + 1000),
+        "garbage_due": store.garbage_due,
+        "conflicts": store.conflicts,
+        "resolved": lambda: store.conflicts(resolved=True),
+        "conflict": lambda: store.conflict(1),
+        "open_conflicts": store.open_conflicts,
+        "trace": lambda: store.trace("run", "name"),
+        "traces": lambda: store.traces("run"),
+        "link": store.link,
+        "requests": store.requests,
+        "endpoint": lambda: store.endpoint,
+    }
+    return found | {
+        f"{name} of {one}": partial(read, one) for name, read in reads_of_one(store).items() for one in "ab"
+    }
+
+
+def reads_of_one(store: Store) -> dict[str, Callable[[str], Any]]:
+    """All that can be read about one document, by name."""
+    return {
+        "header": store.header,
+        "read": store.read,
+        "pending": store.pending,
+        "base": store.base,
+        "sent": store.sent,
+        "old": store.old,
+        "creation": store.creation,
+        "uploads": store.uploads,
+        "inline_limit": store.inline_limit,
+        "read without its log": lambda name: store.read(name, log=False),
+        "conflicts": lambda name: store.conflicts(procedure_id=name),
+        "resolved": lambda name: store.conflicts(procedure_id=name, resolved=True),
+    }
+
+
 def picture(store: Store) -> dict[str, Any]:
-    """All that can be read, of documents `a` and `b`."""
-
-    def work() -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "procedure_ids": store.procedure_ids(),
-            "outbox": store.outbox(),
-            "due": store.due(NOW + 1000),
-            "next_due": store.next_due(),
-            "garbage": (store.garbage_due(), store.garbage(NOW + 1000)),
-            "conflicts": (store.conflicts(), store.conflicts(resolved=True)),
-            "traces": (store.trace("run", "name"), store.traces("run")),
-            "link": store.link(),
-            "requests": store.requests(),
-        }
-        of_one: list[Callable[[str], Any]] = [
-            store.header,
-            store.read,
-            store.pending,
-            store.base,
-            store.sent,
-            store.old,
-            store.creation,
-            store.uploads,
-            store.inline_limit,
-        ]
-        return found | {f"{one.__name__} of {name}": one(name) for one in of_one for name in ("a", "b")}
-
-    return store.snapshot(work)
+    """What all `reads` say at one moment."""
+    return store.snapshot(lambda: {name: read() for name, read in reads(store).items()})
 
 
 def in_threads(*works: Callable[[], object]) -> None:

@@ -180,6 +180,7 @@ class OnRows:
         if not self.rows.database.writing:
             raise RuntimeError("a document is written outside of a transaction")
         if procedure_id not in self._current.ids:
+            quoted(procedure_id)  # raises for what is no id
             raise RuntimeError(f"the transaction is not about procedure {procedure_id!r}")
         return self._sheet_of(procedure_id)
 
