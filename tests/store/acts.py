@@ -13,13 +13,49 @@ from typing import Any
 from helpers import eventually
 from processes import Process
 
-from plexus_tactus_cache.document.encoded import Changes, EntryRecord
+from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord
 from plexus_tactus_cache.document.plain import Encoded
 from plexus_tactus_cache.reconcile.journal import ConflictRecord
-from plexus_tactus_cache.store.contract import Link, Pending, Store
+from plexus_tactus_cache.store.contract import Header, Link, Pending, Store
 
 NOW = 1_700_000_000.0
 PATIENCE = 100.0  # seconds, for what takes a fraction of one on an idle machine
+
+ALIKE = [  # names that some store, somewhere, might take for one
+    ("a", "A"),
+    ("p", "pq"),
+    ("p", "p/"),
+    ("p/q", "p%2Fq"),
+    ("p/q", "p-q"),
+    ("s_t", "sxt"),
+    ("s%t", "sxxt"),
+    ("%", "_"),
+    ("g*", "gh"),
+    ("[gh]", "g"),
+    ("ü", "u\u0308"),
+    ("ß", "ss"),
+    ("é", "É"),
+    ("ﬁ", "fi"),
+    ("\u212a", "k"),
+    ("日本", "日"),
+    ("😀", "\uffff"),
+    ("nul", "nul\x00"),
+    ("nul\x00a", "nul\x00b"),
+    ("b", "b "),
+    ("b", "\ufeffb"),
+    ("new\nline", "new\\nline"),
+    ("", " "),
+    (".", ".."),
+    ("9", "09"),
+    ("10", "1e1"),
+    ("null", "None"),
+    ("'", "''"),
+    ("'; DROP TABLE x; --", '"; DROP TABLE x; --'),
+    ("x" * 30 + "a", "x" * 30 + "b"),
+    ("x" * 999, "x" * 1000),
+    ("ü" * 900 + "a", "ü" * 900 + "b"),
+]
+NAMES = sorted({name for pair in ALIKE for name in pair})
 
 Act = Callable[[Store], object]
 
@@ -49,6 +85,25 @@ def put(store: Store, procedure_id: str, key: str = "k", plain: Any = 1, **write
 def write(store: Store, procedure_id: str, **changes: Any) -> None:
     """Write any change, in a transaction."""
     store.transaction(procedure_id, lambda: store.write(procedure_id, Changes(**changes), NOW))
+
+
+def do(store: Store, procedure_id: str, method: str, *arguments: Any) -> Any:
+    """One method about a document, in a transaction."""
+    return store.transaction(procedure_id, lambda: getattr(store, method)(procedure_id, *arguments))
+
+
+def header_of(store: Store, procedure_id: str = "a") -> Header:
+    """That of a document that is stored."""
+    found = store.header(procedure_id)
+    assert found is not None
+    return found
+
+
+def document_of(store: Store, procedure_id: str = "a") -> Document:
+    """One that is stored."""
+    found = store.read(procedure_id)
+    assert found is not None
+    return found[1]
 
 
 def state(store: Store, procedure_id: str) -> dict[str, Any]:
@@ -97,16 +152,12 @@ def document_writes(name: str, mark: int = 1) -> dict[str, Act]:
         "update_pending": lambda store: store.update_pending(name, NOW, parked=None, attempts=mark),
         "drop_pending": lambda store: store.drop_pending(name),
         "put_pending": lambda store: store.put_pending(name, Pending(since=NOW + mark, attempts=mark)),
-        "put_header": lambda store: store.put_header(name, _header(store, name)._replace(replay_index=mark + 7)),
+        "put_header": lambda store: store.put_header(name, header_of(store, name)._replace(replay_index=mark + 7)),
         "drop_creation": lambda store: store.drop_creation(name),
         "forget_old": lambda store: store.forget_old(name),
         "adopt": lambda store: store.adopt(name, Changes(state={"theirs": value(mark)}), ["run"]),
         "forget": lambda store: store.forget(name),
     }
-
-
-def _header(store: Store, name: str) -> Any:
-    return store.header(name)
 
 
 def fill(store: Store, mark: int = 1) -> None:

@@ -16,6 +16,7 @@ from plexus_tactus_cache.store.contract import Header, Lease, Pending
 from plexus_tactus_cache.store.local import LocalStore
 from plexus_tactus_cache.store.local.parts import Sheet
 from plexus_tactus_cache.store.local.processes import LocalWakeups
+from store import test_contract_damage as damages
 from store import test_contract_documents as documents
 from store import test_contract_lease as leases
 from store import test_contract_outbox as outboxes
@@ -229,7 +230,7 @@ FAULTS: list[tuple[type[LocalStore], Callable[..., None], dict[str, Any]]] = [
         transactions.test_what_a_transaction_wrote_before_an_exception_is_not_there,
         {"error": ValueError},
     ),
-    (KeepsWhatFailed, documents.test_a_transaction_that_meets_damage_leaves_nothing, {}),
+    (KeepsWhatFailed, damages.test_a_transaction_that_meets_damage_leaves_nothing, {}),
     (
         WritesAnything,
         transactions.test_a_transaction_writes_no_document_that_it_does_not_name,
@@ -250,8 +251,8 @@ FAULTS: list[tuple[type[LocalStore], Callable[..., None], dict[str, Any]]] = [
     (SameGeneration, leases.test_a_lease_is_taken_from_a_holder_that_does_not_beat, {}),
     (ForEverybody, leases.test_one_holder_at_a_time, {}),
     (TellsNobody, processes.test_news_of_another_opener, {"cause": processes.queued}),
-    (SeesNoDamage, documents.test_damage_of_a_document_is_raised_for_it, {}),
-    (StopsAtDamage, documents.test_damage_of_a_document_does_not_affect_others, {}),
+    (SeesNoDamage, damages.test_damage_of_a_document_is_raised_for_it, {}),
+    (StopsAtDamage, damages.test_damage_of_a_document_does_not_affect_others, {}),
     (LosesAVersion, documents.test_a_write_raises_the_version_and_queues_the_document, {}),
     (LosesAVersion, transactions.test_writers_of_one_document_lose_nothing, {}),
     (AcknowledgesTooEarly, processes.test_everything_is_there_after_a_reopening, {}),

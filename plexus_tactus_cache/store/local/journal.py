@@ -46,7 +46,7 @@ class JournalRows(OnRows):
         return self.rows.count("conflict/")
 
     def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
-        payload, of, same = record.to_bytes(), quoted(record.procedure_id), _same(record)  # these raise, if any does
+        of, payload, same = quoted(record.procedure_id), record.to_bytes(), _same(record)  # these raise, if any does
         if number is None and (known := self._json_or_none(same)) is not None:
             return int(known)
         last = self._last_number()

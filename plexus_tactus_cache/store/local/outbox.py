@@ -96,8 +96,8 @@ class OutboxRows(OnRows):
         self.transaction(procedure_id, work)
 
     def park(self, procedure_id: str, reason: str, now: float) -> None:
-        log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
         self.update_pending(procedure_id, now, parked=reason, reread=True)
+        log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
 
 
 def _unreadable(procedure_id: str, error: CacheCorrupted) -> Pending:
