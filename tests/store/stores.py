@@ -30,7 +30,7 @@ class StoreHarness(Protocol):
     clock: Clock  # that leases go by, in this process
 
     def open(self, **options: Any) -> Store:
-        """The store; a second call is a second opener of the same one. `options`: `lock_timeout`."""
+        """The store; a second call is a second opener of the same one. `options`: `lock_timeout`, `read_only`."""
 
     def opening(self) -> str:
         """The statement that opens it, as `store`, in another process."""

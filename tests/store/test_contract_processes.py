@@ -211,6 +211,21 @@ def test_a_thread_that_gave_back_what_it_held_goes_on(store: Store, other: Store
     assert state(other, "a") == {"k": 2}
 
 
+def test_a_transaction_whose_thread_gives_back_what_it_holds_is_not_half_there(store: Store, other: Store) -> None:
+    def work() -> None:
+        put(store, "a", "before", 1)
+        store.release_thread()
+        put(store, "a", "after", 1)
+
+    wanted: dict[str, int] = {}
+    with contextlib.suppress(LocalStoreError, RuntimeError):
+        store.transaction("a", work)
+        wanted = {"before": 1, "after": 1}
+    assert state(store, "a") == state(other, "a") == wanted
+    put(store, "a")
+    assert state(other, "a") == {**wanted, "k": 1}
+
+
 def test_nothing_works_after_a_close(harness: StoreHarness, other: Store) -> None:
     store = harness.open()
     put(store, "a")

@@ -13,10 +13,26 @@ from typing import Any
 import pytest
 from helpers import eventually
 
-from plexus_tactus_cache.errors import EndpointMismatch
+from plexus_tactus_cache.errors import CacheClosed, EndpointMismatch, StoreReadOnly
 from plexus_tactus_cache.reconcile.journal import ConflictRecord
 from plexus_tactus_cache.store.contract import Link, Store
-from store.acts import NAMES, NOW, PATIENCE, conflict, do, fill, helping, in_threads, inside, picture, put, write
+from store.acts import (
+    NAMES,
+    NOW,
+    PATIENCE,
+    Act,
+    conflict,
+    do,
+    document_writes,
+    fill,
+    helping,
+    in_threads,
+    inside,
+    other_writes,
+    picture,
+    put,
+    write,
+)
 from store.stores import StoreHarness
 
 # --- the journal ------------------------------------------------------------------------------------------
@@ -241,6 +257,26 @@ def test_every_opener_knows_which_store_it_is(harness: StoreHarness, store: Stor
     with helping(harness.opening()) as process:
         assert process.do("store.store_id") == before
     assert store.read_only is None
+
+
+def test_a_store_that_is_only_looked_at(harness: StoreHarness, store: Store) -> None:
+    fill(store)
+    before, looking = picture(store), harness.open(read_only=True)
+    assert looking.read_only
+    acts: dict[str, Act] = {**document_writes("a", 2), **other_writes(2), "nothing": lambda _: None}
+    for name, act in acts.items():
+        with pytest.raises(StoreReadOnly):
+            looking.transaction("a", partial(act, looking))
+        assert picture(looking) == picture(store) == before, name
+    assert looking.lease("somebody") is None
+    looking.check("https://one")
+    assert not looking.tidy(1.0)
+    assert (looking.store_id, looking.location) == (store.store_id, store.location)
+    put(store, "b", "k", 1)
+    assert picture(looking) == picture(store) != before
+    looking.close()
+    with pytest.raises(CacheClosed):
+        looking.header("a")
 
 
 def test_the_writer_is_the_process_that_writes(harness: StoreHarness, store: Store, tmp_path: Path) -> None:
