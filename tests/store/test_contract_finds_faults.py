@@ -309,7 +309,7 @@ class ListsWhatWas(LocalStore):
 class KeepsNoPlace(LocalStore):
     """A place in the outbox, and what the header says of it, are two things."""
 
-    def _note_queued(self, procedure_id: str, *, queued: bool) -> None:
+    def _note_queued(self, sheet: Sheet, *, queued: bool) -> None:
         pass
 
 

@@ -312,10 +312,16 @@ def test_a_transaction_writes_no_document_that_it_does_not_name(
         store.put_request("with it")
         document_writes("a", 2)[name](store)
 
+    def caught() -> None:
+        with pytest.raises(RuntimeError):
+            document_writes("a", 2)[name](store)
+        assert picture(store) == before
+
     with pytest.raises(RuntimeError):
         store.transaction(named, work)
-    assert picture(store) == before
-    assert picture(other) == before
+    assert picture(store) == picture(other) == before
+    store.transaction(named, caught)
+    assert picture(store) == picture(other) == before
 
 
 def test_an_inner_transaction_names_no_document_that_the_outer_one_does_not(store: Store) -> None:

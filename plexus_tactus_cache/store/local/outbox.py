@@ -16,7 +16,7 @@ import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Pending
-from plexus_tactus_cache.store.local.parts import OnRows, quoted
+from plexus_tactus_cache.store.local.parts import OnRows, Sheet, quoted
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -51,19 +51,20 @@ class OutboxRows(OnRows):
         return None if first is None else float(first.split("/")[0])
 
     def put_pending(self, procedure_id: str, pending: Pending) -> None:
-        payload, place = orjson.dumps([*pending]), _place(pending, quoted(procedure_id))
+        sheet = self._sheet(procedure_id)
+        payload, place = orjson.dumps([*pending]), _place(pending, sheet.name)
         self._move(self._place_of(procedure_id), place)
         self._put(procedure_id, "outbox", payload)
-        self._note_queued(procedure_id, queued=True)
+        self._note_queued(sheet, queued=True)
 
     def drop_pending(self, procedure_id: str) -> None:
+        sheet = self._sheet(procedure_id)
         self._move(self._place_of(procedure_id), None)
         self._drop(procedure_id, "outbox")
-        self._note_queued(procedure_id, queued=False)
+        self._note_queued(sheet, queued=False)
 
-    def _note_queued(self, procedure_id: str, *, queued: bool) -> None:
+    def _note_queued(self, sheet: Sheet, *, queued: bool) -> None:
         """In the header, unless that is damaged, or there is none."""
-        sheet = self._sheet(procedure_id)
         if sheet.header is not None and sheet.header.queued != queued:
             sheet.header, sheet.changed = sheet.header._replace(queued=queued), True
 
