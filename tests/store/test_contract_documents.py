@@ -140,13 +140,15 @@ def test_what_a_change_is_not_about_stays(store: Store, how: str) -> None:
     header = header_of(store)._replace(pushed=1, swept=3, cancelled=["r"], held=["PENDING", "m"])
     do(store, "a", "put_header", header)
     store.park("a", "why", NOW)
-    place = store.pending("a")
+    write(store, "a", state={"stays": None})
+    place, header = store.pending("a"), header_of(store)
     apply(store, how, Changes(state={"k": value(2)}))
     assert {name: getattr(store, name)("a") for name in books} == books
-    pushed = 2 if how == "adopt" else 1
-    assert header_of(store) == header._replace(version=2, pushed=pushed, queued=how != "adopt")
+    assert store.old("a")["state"].get("stays") == (None if how == "adopt" else ODD)
+    pushed = 3 if how == "adopt" else 1
+    assert header_of(store) == header._replace(version=3, pushed=pushed, queued=how != "adopt")
     assert store.pending("a") == (None if how == "adopt" else place)  # parked ones are for a person
-    assert document_of(store) == replace(AFTER_FIRST, state={**AFTER_FIRST.state, "k": value(2)})
+    assert document_of(store) == replace(AFTER_FIRST, state={"k": value(2), "gone": ODD})
 
 
 def test_a_write_raises_the_version_and_queues_the_document(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_what_is_returned_is_the_callers(store: Store, other: Store) -> None:
     write(store, "a", state={"deep": value({"k": [{"l": 1}]})})
     do(store, "a", "put_base", {"k": [{"l": 1}]})
     do(store, "a", "put_header", header_of(store)._replace(cancelled=["r"], held=["PENDING", None]))
-    before = picture(store)
+    before = deepcopy(picture(store))
     for read in reads(store).values():
         for _ in range(2):
             spoil(read())
@@ -164,7 +165,7 @@ def test_what_was_handed_over_stays_the_callers(store: Store, other: Store) -> N
             getattr(store, f"put_{name}")("a", wrote)
         store.put_conflict(record)
         if then_spoilt:
-            before.append(picture(store))
+            before.append(deepcopy(picture(store)))
             spoil([changes.entries[0], changes.state, changes.lua_state, changes.variables, changes.extras])
             spoil([books, record])
             assert picture(store) == before[0]
