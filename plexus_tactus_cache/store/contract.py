@@ -5,20 +5,24 @@ that every store passes.
 
 What holds for every method:
 
-- **Errors.** What comes out is a LocalStoreError or one of its subclasses, a LeaseLost or a CacheClosed; an id that is
-  no text is a TypeError. When a method raised, nothing of what it was to change is changed.
+- **Errors.** What comes out is a LocalStoreError or one of its subclasses, a LeaseLost or a CacheClosed; for arguments
+  that cannot be stored a TypeError (a key that is no text, a value that is no JSON) or an InvalidArgument (half a
+  character in a key). When a method raised, nothing of what it was to change is changed, also where that is caught.
+- **Names.** Any other text is an id, a key or a name, of any length, and no two of them are the same.
+- **Values** come back as they were: numbers, the order of keys, what is empty or None. Who changes what was handed over
+  or returned changes nothing in the store. Inside a transaction every method sees what it wrote so far.
 - **Threads.** Any thread may call any method. What a thread needs for itself (a connection) it gets at its first call
   and gives back with `release_thread`, or when it ends.
 - **Forks.** After a fork both processes go on; what cannot be shared is opened anew in the child. A fork waits until
   no other thread is in the middle of a call. A lease, and a transaction that is under way, stay with the parent.
 - **Close.** `close` may be called twice, and while other threads use the store: those get a CacheClosed or
   finish; who waits for another writer gets it at once. Nothing that was acknowledged depends on it. Afterwards
-  everything that looks at the store or changes it raises CacheClosed, and its lease is as that of a dead process.
-  Other openers of the same store, in this process too, do not notice.
+  everything that looks at the store or changes it, or waits for it, raises CacheClosed, and its lease is as that of a
+  dead process. Other openers of the same store, in this process too, do not notice.
 - **Damage** of one document raises CacheCorrupted, naming it, for that document. Others are not affected, and lists of
   all have it among them.
 
-Times are seconds since the epoch, unless said otherwise; a store may keep them to the millisecond.
+Times are seconds since the epoch, unless said otherwise; a store may keep, and compare, them to the millisecond.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ class Header(NamedTuple):
 
     version: int = 0  # raised by every local change
     pushed: int = 0  # the version that Plexus has
-    log_version: int = 0  # the version at which the log last changed
+    log_version: int = 0  # the version at which the log last changed, and nothing else does
     log_length: int = 0
     replay_index: int = 0
     status: str | None = None
@@ -181,7 +185,11 @@ class DocumentTable(Protocol):
         """The whole document (or, without `log`, all but its log) as it is at one moment; or None."""
 
     def write(self, procedure_id: str, changes: Changes, now: float, delay: float = 0.0) -> Header:
-        """Apply a change made here: raises the version and queues the document for a push, `delay` seconds from now."""
+        """Apply a change made here: raises the version and queues the document for a push, `delay` seconds from now.
+
+        One that has a place in the outbox, a parked one too, keeps it. For `merge` and `adopt` as well: entries come
+        first, then the cut, which is none where the log is shorter; what `changes` does not name stays.
+        """
 
     def merge(self, procedure_id: str, changes: Changes, runs: Iterable[str], now: float) -> Header:
         """Apply what a merge, or a person, decided about a document that has to be pushed.
@@ -190,7 +198,7 @@ class DocumentTable(Protocol):
         """
 
     def adopt(self, procedure_id: str, changes: Changes, runs: Iterable[str]) -> Header:
-        """Apply a change that came from Plexus: the document stays or becomes clean. `runs`: as for `merge`."""
+        """Apply a change that came from Plexus: it is clean then, a parked one too. `runs`: as for `merge`."""
 
     def sweep(self, procedure_id: str) -> Header | None:
         """Free what replaced entries left behind; to be called now and then, it reads the whole log.
@@ -199,7 +207,8 @@ class DocumentTable(Protocol):
         """
 
     def forget(self, procedure_id: str) -> None:
-        """Delete all of a document, however damaged. Should it come back, its versions go on above those it had."""
+        """Delete all of a document, however damaged; its garbage and conflicts stay. Should it come back, its versions
+        go on above those it had. One that is not stored is fine."""
 
     def idle(self, before: float) -> list[str]:
         """Clean documents that were last written before that moment, in seconds since the epoch, by their own time."""
@@ -229,14 +238,15 @@ class Outbox(Protocol):
         """The earliest moment of all that are not parked, at the cost of one look."""
 
     def outbox(self) -> dict[str, Pending]:
-        """All of it, parked ones too, by procedure; a place that is damaged as one that is parked for that."""
+        """All of it, parked ones too, by procedure; each as `pending` has it."""
 
-    def put_pending(self, procedure_id: str, pending: Pending) -> None: ...
+    def put_pending(self, procedure_id: str, pending: Pending) -> None:
+        """Give it this place; `Header.queued` follows, here as below."""
 
     def drop_pending(self, procedure_id: str) -> None: ...
 
     def update_pending(self, procedure_id: str, now: float, **changes: Any) -> None:
-        """Change some of a pending push, queued now if it was not."""
+        """Change these fields of its place, to None too; of one since `now` where it had none."""
 
     def park(self, procedure_id: str, reason: str, now: float) -> None:
         """Leave the document as it is until a person has done something about `reason`."""
@@ -250,10 +260,10 @@ class Bookkeeping(Protocol):
 
     def put_base(self, procedure_id: str, base: Any) -> None: ...
 
-    def history(self, procedure_id: str) -> list[Any]:
-        """What its record was, or may have become."""
+    def history(self, procedure_id: str) -> Any:
+        """What its record was, or may have become; [] while nothing is remembered."""
 
-    def put_history(self, procedure_id: str, history: list[Any]) -> None: ...
+    def put_history(self, procedure_id: str, history: Any) -> None: ...
 
     def old(self, procedure_id: str) -> dict[str, Part]:
         """What keys of `state` and `lua_state` were before they were changed here; some may be newer than the base."""
@@ -287,7 +297,7 @@ class Garbage(Protocol):
         """When the first object may be deleted; None while there is none."""
 
     def garbage(self, now: float) -> dict[str, list[str]]:
-        """The keys that may be deleted at `now`, by procedure."""
+        """The keys that are due at `now` or before, by procedure."""
 
     def drop_garbage(self, procedure_id: str, keys: Iterable[str]) -> None: ...
 
@@ -305,7 +315,8 @@ class Journal(Protocol):
         """How many there are, without reading them."""
 
     def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
-        """Store a conflict, by default under a new number; one that is open already is not stored again."""
+        """Store a conflict in place of that of `number`, or under a new number, above all there were: which it is.
+        One that differs from an open one in nothing but `at` is that one, and gets no new number."""
 
 
 class TraceTable(Protocol):
@@ -362,7 +373,7 @@ class Store(Transactions, DocumentTable, Outbox, Bookkeeping, Garbage, Journal, 
         """Give the disk back what deletions freed, for so long: whether there is more. Leaves the way to writers."""
 
     def writer(self) -> int | None:
-        """The process that is writing at this moment, as far as the store knows one; a look that waits for nobody."""
+        """The process that is writing now, as far as the store knows one; a look that waits for nobody."""
 
     @property
     def store_id(self) -> str:

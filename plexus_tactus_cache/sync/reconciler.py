@@ -208,10 +208,7 @@ class Reconciler:
 
     def _still_doubtful(self, procedure_id: str, pending: Pending | None, now: float) -> bool:
         """Nothing is believed on the word of one read: note the doubt and read again, for `DOUBT_SECONDS`."""
-        if pending is None:
-            pending = Pending(since=now)
-            header = self._store.header(procedure_id) or Header()
-            self._store.put_header(procedure_id, header._replace(queued=True))
+        pending = pending or Pending(since=now)
         since = pending.doubtful_since if pending.doubtful_since is not None else now
         if now - since >= DOUBT_SECONDS:
             return False

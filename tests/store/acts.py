@@ -6,19 +6,56 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helpers import eventually
 from processes import Process
 
-from plexus_tactus_cache.document.encoded import Changes, EntryRecord
+from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord
 from plexus_tactus_cache.document.plain import Encoded
 from plexus_tactus_cache.reconcile.journal import ConflictRecord
-from plexus_tactus_cache.store.contract import Link, Pending, Store
+from plexus_tactus_cache.store.contract import Header, Link, Pending, Store
 
 NOW = 1_700_000_000.0
 PATIENCE = 100.0  # seconds, for what takes a fraction of one on an idle machine
+
+ALIKE = [  # names that some store, somewhere, might take for one
+    ("a", "A"),
+    ("p", "pq"),
+    ("p", "p/"),
+    ("p/q", "p%2Fq"),
+    ("p/q", "p-q"),
+    ("s_t", "sxt"),
+    ("s%t", "sxxt"),
+    ("%", "_"),
+    ("g*", "gh"),
+    ("[gh]", "g"),
+    ("ü", "u\u0308"),
+    ("ß", "ss"),
+    ("é", "É"),
+    ("ﬁ", "fi"),
+    ("\u212a", "k"),
+    ("日本", "日"),
+    ("😀", "\uffff"),
+    ("nul", "nul\x00"),
+    ("nul\x00a", "nul\x00b"),
+    ("b", "b "),
+    ("b", "\ufeffb"),
+    ("new\nline", "new\\nline"),
+    ("", " "),
+    (".", ".."),
+    ("9", "09"),
+    ("10", "1e1"),
+    ("null", "None"),
+    ("'", "''"),
+    ("'; DROP TABLE x; --", '"; DROP TABLE x; --'),
+    ("x" * 30 + "a", "x" * 30 + "b"),
+    ("x" * 999, "x" * 1000),
+    ("ü" * 900 + "a", "ü" * 900 + "b"),
+]
+NAMES = sorted({name for pair in ALIKE for name in pair})
 
 Act = Callable[[Store], object]
 
@@ -48,6 +85,25 @@ def put(store: Store, procedure_id: str, key: str = "k", plain: Any = 1, **write
 def write(store: Store, procedure_id: str, **changes: Any) -> None:
     """Write any change, in a transaction."""
     store.transaction(procedure_id, lambda: store.write(procedure_id, Changes(**changes), NOW))
+
+
+def do(store: Store, procedure_id: str, method: str, *arguments: Any) -> Any:
+    """One method about a document, in a transaction."""
+    return store.transaction(procedure_id, lambda: getattr(store, method)(procedure_id, *arguments))
+
+
+def header_of(store: Store, procedure_id: str = "a") -> Header:
+    """That of a document that is stored."""
+    found = store.header(procedure_id)
+    assert found is not None
+    return found
+
+
+def document_of(store: Store, procedure_id: str = "a") -> Document:
+    """One that is stored."""
+    found = store.read(procedure_id)
+    assert found is not None
+    return found[1]
 
 
 def state(store: Store, procedure_id: str) -> dict[str, Any]:
@@ -96,15 +152,19 @@ def document_writes(name: str, mark: int = 1) -> dict[str, Act]:
         "update_pending": lambda store: store.update_pending(name, NOW, parked=None, attempts=mark),
         "drop_pending": lambda store: store.drop_pending(name),
         "put_pending": lambda store: store.put_pending(name, Pending(since=NOW + mark, attempts=mark)),
-        "put_header": lambda store: store.put_header(name, _header(store, name)._replace(replay_index=mark + 7)),
+        "put_header": lambda store: store.put_header(name, header_of(store, name)._replace(replay_index=mark + 7)),
         "drop_creation": lambda store: store.drop_creation(name),
         "forget_old": lambda store: store.forget_old(name),
         "adopt": lambda store: store.adopt(name, Changes(state={"theirs": value(mark)}), ["run"]),
+        "forget": lambda store: store.forget(name),
     }
 
 
-def _header(store: Store, name: str) -> Any:
-    return store.header(name)
+def fill(store: Store, mark: int = 1) -> None:
+    """Something of everything that can be written, about document `a` and the whole store."""
+    acts = document_writes("a", mark) | other_writes(mark)
+    del acts["forget"]
+    store.transaction("a", lambda: [act(store) for act in acts.values()])
 
 
 def other_writes(mark: int = 1) -> dict[str, Act]:
@@ -120,35 +180,54 @@ def other_writes(mark: int = 1) -> dict[str, Act]:
     }
 
 
+def reads(store: Store) -> dict[str, Callable[[], Any]]:
+    """All that can be read, of documents `a` and `b`, by what it is called."""
+    found: dict[str, Callable[[], Any]] = {
+        "procedure_ids": store.procedure_ids,
+        "headers": store.headers,
+        "unknown": store.unknown,
+        "idle": lambda: store.idle(NOW),
+        "outbox": store.outbox,
+        "due": lambda: store.due(NOW + 1000),
+        "next_due": store.next_due,
+        "garbage": lambda: store.garbage(NOW + 1000),
+        "garbage_due": store.garbage_due,
+        "conflicts": store.conflicts,
+        "resolved": lambda: store.conflicts(resolved=True),
+        "conflict": lambda: store.conflict(1),
+        "open_conflicts": store.open_conflicts,
+        "trace": lambda: store.trace("run", "name"),
+        "traces": lambda: store.traces("run"),
+        "link": store.link,
+        "requests": store.requests,
+        "endpoint": lambda: store.endpoint,
+    }
+    return found | {
+        f"{name} of {one}": partial(read, one) for name, read in reads_of_one(store).items() for one in "ab"
+    }
+
+
+def reads_of_one(store: Store) -> dict[str, Callable[[str], Any]]:
+    """All that can be read about one document, by name."""
+    return {
+        "header": store.header,
+        "read": store.read,
+        "pending": store.pending,
+        "base": store.base,
+        "history": store.history,
+        "old": store.old,
+        "creation": store.creation,
+        "uploads": store.uploads,
+        "inline_limit": store.inline_limit,
+        "read without its log": lambda name: store.read(name, log=False),
+        "conflicts": lambda name: store.conflicts(procedure_id=name),
+        "resolved": lambda name: store.conflicts(procedure_id=name, resolved=True),
+    }
+
+
 def picture(store: Store) -> dict[str, Any]:
-    """All that can be read, of documents `a` and `b`."""
-
-    def work() -> dict[str, Any]:
-        found: dict[str, Any] = {
-            "procedure_ids": store.procedure_ids(),
-            "outbox": store.outbox(),
-            "due": store.due(NOW + 1000),
-            "next_due": store.next_due(),
-            "garbage": (store.garbage_due(), store.garbage(NOW + 1000)),
-            "conflicts": (store.conflicts(), store.conflicts(resolved=True)),
-            "traces": (store.trace("run", "name"), store.traces("run")),
-            "link": store.link(),
-            "requests": store.requests(),
-        }
-        of_one: list[Callable[[str], Any]] = [
-            store.header,
-            store.read,
-            store.pending,
-            store.base,
-            store.history,
-            store.old,
-            store.creation,
-            store.uploads,
-            store.inline_limit,
-        ]
-        return found | {f"{one.__name__} of {name}": one(name) for one in of_one for name in ("a", "b")}
-
-    return store.snapshot(work)
+    """What all `reads` say at one moment."""
+    return store.snapshot(lambda: {name: read() for name, read in reads(store).items()})
 
 
 def in_threads(*works: Callable[[], object]) -> None:

@@ -30,13 +30,16 @@ class StoreHarness(Protocol):
     clock: Clock  # that leases go by, in this process
 
     def open(self, **options: Any) -> Store:
-        """The store; a second call is a second opener of the same one. `options`: `lock_timeout`."""
+        """The store; a second call is a second opener of the same one. `options`: `lock_timeout`, `read_only`."""
 
     def opening(self) -> str:
         """The statement that opens it, as `store`, in another process."""
 
     def damage(self, procedure_id: str) -> None:
         """Break all that is kept of one document, its place in the outbox too, behind everybody's back."""
+
+    def misplace(self, procedure_id: str) -> None:
+        """Take away by what its place in the outbox is found when it is due, but not the place; or skip the test."""
 
     def failing(self, store: Store) -> AbstractContextManager[None]:
         """Inside, a write of a megabyte by this thread is an error of the store's."""
@@ -77,6 +80,14 @@ class LocalHarness:
             ).rowcount
         connection.close()
         assert hit, f"nothing is kept of {procedure_id!r}"
+
+    def misplace(self, procedure_id: str) -> None:
+        name = quote(procedure_id, safe="")
+        connection = sqlite3.connect(self._directory / DATABASE, timeout=60)
+        with connection:
+            hit = connection.execute("DELETE FROM Cache WHERE key GLOB 'due/*/' || ?", (name,)).rowcount
+        connection.close()
+        assert hit, f"{procedure_id!r} has no place"
 
     @contextmanager
     def failing(self, store: Store) -> Iterator[None]:

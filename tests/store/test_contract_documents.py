@@ -1,59 +1,37 @@
-"""The contract of a store: what is kept of documents, what syncing remembers of them, and what belongs to none."""
+"""The contract of a store: what is kept of documents, and what syncing remembers of them."""
 
 from __future__ import annotations
 
-import random
+import math
+import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from helpers import eventually
 
 from plexus_tactus_cache.document.encoded import Changes, Document
 from plexus_tactus_cache.document.plain import Encoded
-from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch
-from plexus_tactus_cache.store.contract import Header, Link, Pending, Store
-from store.acts import NOW, conflict, entry, in_threads, log, put, results, state, value, write
+from plexus_tactus_cache.store.contract import Header, Pending, Store
+from store.acts import (
+    NOW,
+    Act,
+    conflict,
+    do,
+    document_of,
+    document_writes,
+    entry,
+    fill,
+    header_of,
+    log,
+    reads_of_one,
+    results,
+    state,
+    value,
+    write,
+)
 from store.stores import StoreHarness
-
-ODD = [
-    "p/q",
-    "p%2Fq",
-    "p",
-    "p/",
-    "pq",
-    "p-q",
-    "ü",
-    "u\u0308",
-    "..",
-    ".",
-    "a b",
-    "A",
-    "a",
-    "%",
-    "'; DROP TABLE x; --",
-    "_%",
-    "new\nline",
-    "nul\x00",
-    "日本",
-    "😀",
-    "\uffff",
-    "x" * 1000,
-    "x" * 999,
-    "10",
-    "9",
-]
-
-
-def do(store: Store, procedure_id: str, method: str, *arguments: Any) -> Any:
-    """One method about a document, in a transaction."""
-    return store.transaction(procedure_id, lambda: getattr(store, method)(procedure_id, *arguments))
-
-
-def header_of(store: Store, procedure_id: str = "a") -> Header:
-    found = store.header(procedure_id)
-    assert found is not None
-    return found
-
 
 # --- writing ----------------------------------------------------------------------------------------------
 
@@ -69,41 +47,108 @@ def test_nothing_is_known_of_what_is_not_stored(store: Store) -> None:
     assert store.transaction("a", lambda: store.sweep("a")) is None
 
 
-def test_all_of_a_document_comes_back(store: Store, other: Store) -> None:
-    odd = Encoded({"n": 1, "t": ["x", None, True, 0.5, "ü", "\x00"]}, {"/n": ["float"]})
-    entries = {
+ODD = Encoded({"n": 1, "t": ["x", None, True, 0.5, "ü", "\x00"]}, {"/n": ["float"]})
+FIRST = Changes(
+    entries={
         0: entry(0, {"deep": [1]}, v="d1", w="d2")._replace(
             duration_ms=1.5, input_hash="h", source_location=["f", 1, "g", None], name="named"
         ),
         1: entry(1, None)._replace(notes={"": ["tuple"]}, run_id=None),
+        2: entry(2, 2),
+    },
+    replay_index=3,
+    state={"k": ODD, "stays": ODD, "gone": ODD},
+    lua_state={"l": ODD, "stays": value(1), "gone": ODD},
+    variables={"d1": ODD, "d2": value("x" * 100_000)},
+    status=("WAITING_FOR_HUMAN", "m"),
+    extras=(ODD,),
+)
+SECOND = Changes(
+    entries={1: entry(1, "again", v="d3")},
+    log_length=2,
+    state={"k": value(2), "gone": None},
+    lua_state={"l": value(2), "new": ODD, "gone": None},
+    variables={"d3": value(3)},
+    status=("RUNNING", None),
+    extras=(None,),
+    replay_index=1,
+)
+AFTER_FIRST = Document(
+    log=[*FIRST.entries.values()],
+    replay_index=3,
+    state={"k": ODD, "stays": ODD, "gone": ODD},
+    lua_state={"l": ODD, "stays": value(1), "gone": ODD},
+    status="WAITING_FOR_HUMAN",
+    waiting_on_message_id="m",
+    extras=ODD,
+    variables=FIRST.variables,
+)
+AFTER_SECOND = Document(
+    log=[FIRST.entries[0], SECOND.entries[1]],
+    replay_index=1,
+    state={"k": value(2), "stays": ODD},
+    lua_state={"l": value(2), "stays": value(1), "new": ODD},
+    status="RUNNING",
+    variables=FIRST.variables | SECOND.variables,
+)
+
+
+def apply(store: Store, how: str, changes: Changes, procedure_id: str = "a") -> Header:
+    """By `write`, `merge` or `adopt`."""
+    header: Header = do(store, procedure_id, how, changes, *{"write": (NOW,), "merge": ((), NOW), "adopt": ((),)}[how])
+    return header
+
+
+@pytest.mark.parametrize("how", ["write", "merge", "adopt"])
+def test_all_of_a_change_is_there_and_what_it_does_not_name_stays(store: Store, other: Store, how: str) -> None:
+    for version, (changes, document) in enumerate(((FIRST, AFTER_FIRST), (SECOND, AFTER_SECOND)), 1):
+        header = apply(store, how, changes)
+        assert header == Header(
+            version=version,
+            pushed=version if how == "adopt" else 0,
+            log_version=version,
+            log_length=len(document.log),
+            replay_index=document.replay_index,
+            status=document.status,
+            waiting_on_message_id=document.waiting_on_message_id,
+            queued=how != "adopt",
+        )
+        for one in (store, other):
+            assert one.read("a") == (header, document)
+            assert one.header("a") == header
+            found = one.read("a", log=False)
+            assert found is not None
+            assert (found[0], found[1].log) == (header, [])
+            assert replace(found[1], log=document.log, variables=document.variables) == document
+    apply(store, how, Changes())
+    assert document_of(other) == AFTER_SECOND
+
+
+@pytest.mark.parametrize("how", ["write", "merge", "adopt"])
+def test_what_a_change_is_not_about_stays(store: Store, how: str) -> None:
+    """What syncing remembers, and what the header says besides."""
+    apply(store, "write", FIRST)
+    books = {
+        "base": {"b": 1},
+        "history": {"push": 1},
+        "creation": {"c": 1},
+        "uploads": {"key": "digest"},
+        "inline_limit": 1,
     }
-    changes = Changes(
-        entries=entries,
-        replay_index=1,
-        state=dict.fromkeys(ODD, odd),
-        lua_state={"l": odd},
-        variables={"d1": odd, "d2": value("x" * 100_000)},
-        status=("WAITING_FOR_HUMAN", "m"),
-        extras=(odd,),
-    )
-    header = do(store, "a", "write", changes, NOW)
-    document = Document(
-        log=[*entries.values()],
-        replay_index=1,
-        state=dict.fromkeys(ODD, odd),
-        lua_state={"l": odd},
-        status="WAITING_FOR_HUMAN",
-        waiting_on_message_id="m",
-        extras=odd,
-        variables={"d1": odd, "d2": value("x" * 100_000)},
-    )
-    for one in (store, other):
-        assert one.read("a") == (header, document)
-        assert one.header("a") == header
-        found = one.read("a", log=False)
-        assert found is not None
-        assert (found[1].state, found[1].status, found[1].extras) == (document.state, document.status, odd)
-        assert found[1].log == []
+    for name, wrote in books.items():
+        do(store, "a", f"put_{name}", wrote)
+    header = header_of(store)._replace(pushed=1, swept=3, cancelled=["r"], held=["PENDING", "m"])
+    do(store, "a", "put_header", header)
+    store.park("a", "why", NOW)
+    write(store, "a", state={"stays": None})
+    place, header = store.pending("a"), header_of(store)
+    apply(store, how, Changes(state={"k": value(2)}))
+    assert {name: getattr(store, name)("a") for name in books} == books
+    assert store.old("a")["state"].get("stays") == (None if how == "adopt" else ODD)
+    pushed = 3 if how == "adopt" else 1
+    assert header_of(store) == header._replace(version=3, pushed=pushed, queued=how != "adopt")
+    assert store.pending("a") == (None if how == "adopt" else place)  # parked ones are for a person
+    assert document_of(store) == replace(AFTER_FIRST, state={"k": value(2), "gone": ODD})
 
 
 def test_a_write_raises_the_version_and_queues_the_document(store: Store) -> None:
@@ -126,33 +171,6 @@ def test_a_write_without_changes_makes_the_document(store: Store) -> None:
     assert store.procedure_ids() == ["a"]
 
 
-def test_a_write_changes_what_it_names_and_nothing_else(store: Store) -> None:
-    write(
-        store,
-        "a",
-        entries=log("x"),
-        replay_index=1,
-        state={"k": value(1), "gone": value(1)},
-        lua_state={"k": value(2), "gone": value(2)},
-        status=("RUNNING", "m"),
-        extras=(value(3),),
-    )
-    before = store.read("a")
-    assert before is not None
-    write(store, "a", state={"gone": None, "never": None})
-    write(store, "a", lua_state={"gone": None})
-    after = store.read("a")
-    assert after is not None
-    for name in ("log", "replay_index", "status", "waiting_on_message_id", "extras", "variables"):
-        assert getattr(after[1], name) == getattr(before[1], name)
-    assert (after[1].state, after[1].lua_state) == ({"k": value(1)}, {"k": value(2)})
-    write(store, "a", status=("PENDING", None), extras=(None,), replay_index=0)
-    last = store.read("a")
-    assert last is not None
-    assert (last[1].status_unit, last[1].extras, last[1].replay_index) == (("PENDING", None), None, 0)
-    assert last[1].state == {"k": value(1)}
-
-
 def test_the_log_grows_is_replaced_in_place_and_is_cut(store: Store) -> None:
     write(store, "a", entries=log(*range(12)))
     header = header_of(store)
@@ -173,9 +191,40 @@ def test_the_log_grows_is_replaced_in_place_and_is_cut(store: Store) -> None:
     assert results(store, "a") == ["x"]
 
 
-def test_a_long_log_keeps_its_order(store: Store) -> None:
-    write(store, "a", entries=log(*range(1200)))
-    assert results(store, "a") == [*range(1200)]
+CUTS: list[tuple[Changes, list[object]]] = [
+    (Changes(log_length=2, entries=log("x", "y", "z", start=1)), [0, "x"]),
+    (Changes(log_length=4, entries=log("x", start=3)), [0, 1, 2, "x"]),
+    (Changes(log_length=0, entries=log("x")), []),
+    (Changes(log_length=2), [0, 1]),
+]
+NO_CUTS = [
+    Changes(status=("RUNNING", "m")),
+    Changes(replay_index=3),
+    Changes(state={"k": value(1)}, lua_state={"k": value(1)}),
+    Changes(extras=(value(1),)),
+    Changes(variables={"d": value(1)}),
+    Changes(log_length=3),
+    Changes(log_length=9),
+]
+
+
+@pytest.mark.parametrize("how", ["write", "merge", "adopt"])
+def test_entries_come_first_and_then_the_cut(store: Store, how: str) -> None:
+    for number, (changes, wanted) in enumerate(CUTS):
+        name = f"p{number}"
+        write(store, name, entries=log(*range(3)), replay_index=3)
+        header = apply(store, how, changes, name)
+        assert results(store, name) == wanted
+        assert (header.log_length, header.log_version, header.replay_index) == (len(wanted), 2, 3)
+
+
+@pytest.mark.parametrize("how", ["write", "merge", "adopt"])
+def test_nothing_but_the_log_changes_its_version(store: Store, how: str) -> None:
+    write(store, "a", entries=log(*range(3)), replay_index=3)
+    for version, changes in enumerate(NO_CUTS, 2):
+        header = apply(store, how, changes)
+        assert (header.version, header.log_version, header.log_length, header.replay_index) == (version, 1, 3, 3)
+    assert results(store, "a") == [0, 1, 2]
 
 
 def test_variables_that_no_entry_refers_to_are_swept(store: Store, other: Store) -> None:
@@ -282,6 +331,106 @@ def test_a_header_is_replaced_as_it_is(store: Store, other: Store) -> None:
         assert found[1].status_unit == ("RUNNING", "m")
 
 
+def _seen_after(store: Store, act: Act) -> Header | None:
+    act(store)
+    return store.header("a")
+
+
+def test_what_is_noted_is_noted_of_a_document(store: Store, other: Store) -> None:
+    """Which is empty, and there, as soon as anything is."""
+    for name, act in document_writes("a").items():
+        if name in ("put_base", "put_history", "put_creation", "put_uploads", "put_inline_limit"):
+            new = store.unknown()
+            assert store.transaction("a", partial(_seen_after, store, act)) == new
+            assert other.read("a") == (new, Document())
+            assert other.headers() == {"a": new}
+            do(store, "a", "forget")
+
+
+# --- all of them ------------------------------------------------------------------------------------------
+
+
+def test_the_headers_of_all(store: Store, other: Store) -> None:
+    write(store, "b", state={"k": value(1)})
+    apply(store, "adopt", FIRST, "a")
+    store.park("parked", "why", NOW)
+    assert store.headers() == other.headers() == {name: header_of(store, name) for name in ("a", "b", "parked")}
+    assert [*other.headers()] == other.procedure_ids() == ["a", "b", "parked"]
+
+
+def test_idle_ones_are_clean_and_were_not_written_since(store: Store, other: Store) -> None:
+    def now() -> float:
+        """After all that was written, and before what will be."""
+        moment = time.time() + 0.001
+        eventually(lambda: time.time() > moment + 0.001)
+        return moment
+
+    started = now()
+    for name in ("old", "touched", "dirty", "parked", "queued"):
+        apply(store, "write" if name == "dirty" else "adopt", Changes(), name)
+    store.park("parked", "why", NOW)
+    do(store, "queued", "put_pending", Pending(since=NOW))
+    moment = now()
+    for name in ("new", "touched"):
+        apply(store, "adopt", Changes(state={"k": value(1)}), name)
+    assert (store.idle(started), other.idle(moment)) == ([], ["old"])
+    assert sorted(other.idle(now())) == ["new", "old", "touched"]
+
+
+def test_what_is_forgotten_was_never_there_but_for_its_versions(harness: StoreHarness, store: Store) -> None:
+    other, never = harness.open(), reads_of_one(store)
+    nothing = {name: read("a") for name, read in never.items()}
+    fill(store)
+    for act in document_writes("b").values():
+        store.transaction("b", partial(act, store))
+    do(store, "b", "adopt", Changes(state={"k": value(1)}), ())
+    do(store, "b", "put_garbage", ["k"], NOW)
+    do(store, "a", "put_garbage", ["k"], NOW)
+    number = store.transaction("a", lambda: store.put_conflict(conflict("a", "forgotten")))
+    header, twin = header_of(store), [read("b") for read in reads_of_one(store).values()]
+    do(store, "a", "forget")
+    do(store, "a", "forget")  # twice is fine
+    for one in (store, other, harness.open()):
+        found = {name: read("a") for name, read in reads_of_one(one).items()}
+        assert number in found.pop("conflicts")
+        assert found == {name: was for name, was in nothing.items() if name != "conflicts"}
+        assert "a" not in [*one.procedure_ids(), *one.headers(), *one.outbox(), *one.due(math.inf)]
+        assert [read("b") for read in reads_of_one(one).values()] == twin
+        assert one.garbage(NOW)["a"] == ["k"]
+        unknown = one.unknown()
+        assert unknown == Header(version=unknown.version, pushed=unknown.version, log_version=unknown.version)
+        assert unknown.version > header.version
+    write(store, "a", state={"k": value(1)})
+    assert header_of(other).version > header.version
+    assert (header_of(other).dirty, other.old("a")) == (True, {"state": {}, "lua_state": {}})
+    assert document_of(other) == Document(state={"k": value(1)})
+
+
+def test_versions_go_on_above_those_of_all_that_were_forgotten(store: Store, other: Store) -> None:
+    assert store.unknown() == Header()
+    do(store, "never stored", "forget")
+    assert other.unknown() == Header()
+    for name, times in (("high", 7), ("low", 2)):
+        for _ in range(times):
+            write(store, name)
+    for name in ("high", "low"):
+        do(store, name, "forget")
+        for how in ("write", "merge", "adopt", "put_base"):
+            version = other.unknown().version
+            assert version >= 7
+            new = f"new by {how}"
+            do(store, new, "put_base", 1) if how == "put_base" else apply(store, how, FIRST, new)
+            assert header_of(other, new).version >= version
+
+    def again() -> Header:
+        store.forget("new by write")
+        return store.write("new by write", Changes(), NOW)
+
+    before = header_of(store, "new by write").version
+    assert store.transaction("new by write", again).version > before
+    assert header_of(other, "new by write").version > before
+
+
 # --- a CANCELLED from Plexus ------------------------------------------------------------------------------
 
 
@@ -326,46 +475,6 @@ def test_a_cancelled_that_was_set_here_holds_nothing_back(store: Store) -> None:
     write(store, "a", status=("CANCELLED", None))
     write(store, "a", status=("RUNNING", None))
     assert header_of(store).status == "RUNNING"
-
-
-# --- ids --------------------------------------------------------------------------------------------------
-
-
-def test_documents_of_any_id_are_kept_apart(store: Store, other: Store) -> None:
-    shuffled = random.Random(1).sample(ODD, len(ODD))
-    for number, name in enumerate(shuffled):
-        write(
-            store,
-            name,
-            state={"k": value(number)},
-            entries={0: entry(0, number, v="d")},
-            variables={"d": value(number)},
-        )
-        do(store, name, "put_base", number)
-    for one in (store, other):
-        assert one.procedure_ids() == sorted(ODD)
-        assert one.due(NOW) == one.due(NOW)
-        assert sorted(one.due(NOW)) == sorted(one.outbox()) == sorted(ODD)
-        for number, name in enumerate(shuffled):
-            assert state(one, name) == {"k": number}
-            assert results(one, name) == [number]
-            assert one.base(name) == number
-    for name in shuffled[::2]:
-        write(store, name, log_length=0, state={"k": None})
-        do(store, name, "sweep")
-        do(store, name, "adopt", Changes(), ())
-    for number, name in enumerate(shuffled):
-        assert state(other, name) == ({"k": number} if number % 2 else {})
-        assert results(other, name) == ([number] if number % 2 else [])
-    assert sorted(other.outbox()) == sorted(shuffled[1::2])
-
-
-@pytest.mark.parametrize("name", [None, 5])
-def test_an_id_that_is_no_text_is_a_type_error(store: Store, name: Any) -> None:
-    for method in (store.header, store.read, store.pending, store.base, store.old):
-        with pytest.raises(TypeError):
-            method(name)
-    assert store.procedure_ids() == []
 
 
 # --- bookkeeping ------------------------------------------------------------------------------------------
@@ -416,195 +525,3 @@ def test_what_keys_were_before_they_changed_is_kept_until_it_is_forgotten(store:
     assert other.old("b") == {"state": {}, "lua_state": {}}
     do(store, "a", "forget_old")
     assert other.old("a") == {"state": {}, "lua_state": {}}
-
-
-# --- objects that nothing refers to -----------------------------------------------------------------------
-
-
-def test_garbage_by_the_time_that_it_may_go(store: Store, other: Store) -> None:
-    assert store.garbage_due() is None
-    do(store, "late", "put_garbage", ["k3"], NOW + 30)
-    do(store, "p/q", "put_garbage", ["a/b", "a%2Fb"], NOW + 10)
-    do(store, "late", "put_garbage", ["k2"], NOW + 20)
-    for one in (store, other):
-        assert one.garbage_due() == pytest.approx(NOW + 10, abs=0.002)
-        assert one.garbage(NOW + 9) == {}
-        found = one.garbage(NOW + 20.01)
-        assert {name: sorted(keys) for name, keys in found.items()} == {"p/q": ["a%2Fb", "a/b"], "late": ["k2"]}
-        assert sorted(one.garbage(NOW + 99)["late"]) == ["k2", "k3"]
-    do(store, "p/q", "drop_garbage", ["a/b"])
-    assert other.garbage(NOW + 15) == {"p/q": ["a%2Fb"]}
-    do(store, "p/q", "drop_garbage", ["a%2Fb", "unknown"])
-    assert other.garbage_due() == pytest.approx(NOW + 20, abs=0.002)
-    do(store, "late", "put_garbage", ["k2"], NOW + 40)
-    do(store, "late", "drop_garbage", ["k2"])
-    assert other.garbage(NOW + 99) == {"late": ["k3"]}
-    do(store, "late", "drop_garbage", ["k3"])
-    assert other.garbage_due() is None
-
-
-def test_keys_with_one_name_belong_to_their_procedures(store: Store) -> None:
-    for name in ("a", "b"):
-        do(store, name, "put_garbage", ["k"], NOW)
-    do(store, "a", "drop_garbage", ["k"])
-    assert store.garbage(NOW + 1) == {"b": ["k"]}
-
-
-# --- the journal ------------------------------------------------------------------------------------------
-
-
-def test_conflicts_by_number(store: Store, other: Store) -> None:
-    records = [conflict(key=f"k{number}", local={"n": [number]}, remote=None) for number in range(12)]
-    numbers = [store.transaction((), partial(store.put_conflict, one)) for one in records]
-    assert numbers == sorted(set(numbers))
-    for one in (store, other):
-        assert one.conflicts() == dict(zip(numbers, records, strict=True))
-        assert list(one.conflicts()) == numbers
-        assert one.conflicts(resolved=True) == {}
-
-
-def test_a_conflict_that_is_open_is_not_stored_again(store: Store, other: Store) -> None:
-    record = conflict()
-    number = store.transaction((), lambda: store.put_conflict(record))
-    assert other.transaction((), lambda: other.put_conflict(record._replace(at=NOW + 99))) == number
-    assert store.conflicts() == {number: record}
-    different = store.transaction((), partial(store.put_conflict, record._replace(remote=3)))
-    assert list(store.conflicts()) == [number, different]
-
-
-def test_a_conflict_that_is_resolved(store: Store, other: Store) -> None:
-    record = conflict()
-    number = store.transaction((), lambda: store.put_conflict(record))
-    done = record._replace(resolved="local")
-    assert store.transaction((), lambda: store.put_conflict(done, number)) == number
-    assert (other.conflicts(), other.conflicts(resolved=True)) == ({}, {number: done})
-    again = store.transaction((), lambda: store.put_conflict(record))  # the same happened once more
-    assert again > number
-    assert (other.conflicts(), other.conflicts(resolved=True)) == ({again: record}, {number: done})
-    store.transaction((), lambda: store.put_conflict(record._replace(remote=9), again))
-    assert other.conflicts() == {again: record._replace(remote=9)}
-    store.transaction((), lambda: store.put_conflict(record, number))  # opened again
-    assert list(other.conflicts()) == [number, again]
-    assert other.conflicts(resolved=True) == {}
-
-
-# --- traces, link, requests, endpoint ---------------------------------------------------------------------
-
-
-def test_traces_by_kind_and_name(store: Store, other: Store) -> None:
-    assert (store.trace("run", "x"), store.traces("run")) == (None, [])
-    for name in random.Random(2).sample(ODD, len(ODD)):
-        store.transaction((), partial(store.put_trace, "run", name, name.encode()))
-    store.transaction((), lambda: store.put_trace("breakpoints", "p/q", b"\x00\xff"))
-    for one in (store, other):
-        assert one.traces("run") == [name.encode() for name in sorted(ODD)]
-        assert one.traces("breakpoints") == [b"\x00\xff"]
-        assert one.trace("run", "p/q") == b"p/q"
-        assert one.trace("breakpoints", "p/q") == b"\x00\xff"
-    store.transaction((), lambda: store.put_trace("run", "p/q", b"new"))
-    assert other.trace("run", "p/q") == b"new"
-    assert other.trace("run", "p%2Fq") == b"p%2Fq"
-
-
-def test_the_link_is_what_was_last_put(store: Store, other: Store) -> None:
-    assert store.link() == Link()
-    link = Link("throttled", "too much", 3, NOW + 5.5, True, NOW - 1, "fingerprint")
-    store.transaction((), lambda: store.put_link(link))
-    assert store.link() == other.link() == link
-
-
-def test_requests_stand_until_they_are_dropped(store: Store, other: Store) -> None:
-    assert store.requests() == []
-    for name in ("one", "two", "one"):
-        store.transaction((), partial(store.put_request, name))
-    assert sorted(other.requests()) == ["one", "two"]
-    for name in ("one", "unknown"):
-        other.transaction((), partial(other.drop_request, name))
-    assert store.requests() == ["two"]
-
-
-def test_a_store_belongs_to_one_endpoint(harness: StoreHarness, store: Store, other: Store) -> None:
-    assert store.endpoint is None
-    store.check("https://one")
-    store.bind("https://one")
-    store.bind("https://one")
-    for one in (store, other, harness.open()):
-        assert one.endpoint == "https://one"
-        one.check("https://one")
-        for act in (one.check, one.bind):
-            with pytest.raises(EndpointMismatch, match="https://one"):
-                act("https://two")
-        assert one.endpoint == "https://one"
-        assert one.location
-        assert one.read_only is None
-
-
-# --- damage -----------------------------------------------------------------------------------------------
-
-NAMES = ["the damaged/one", "fine", "zzz"]
-
-
-def damaged(harness: StoreHarness, store: Store) -> str:
-    """The name of one that was damaged; others are there as well."""
-    for name in NAMES:
-        write(store, name, entries=log("x"), state={"k": value(1)}, status=("RUNNING", None))
-        do(store, name, "put_base", {"of": name})
-    harness.damage(NAMES[0])
-    return NAMES[0]
-
-
-def test_damage_of_a_document_is_raised_for_it(harness: StoreHarness, store: Store, other: Store) -> None:
-    name = damaged(harness, store)
-    for one in (store, other, harness.open()):
-        for act in (one.header, one.read):
-            with pytest.raises(CacheCorrupted, match=name):
-                act(name)
-        for method, arguments in {
-            "write": (Changes(state={"k": value(2)}), NOW),
-            "merge": (Changes(state={"k": value(2)}), (), NOW),
-            "adopt": (Changes(state={"k": value(2)}), ()),
-            "sweep": (),
-        }.items():
-            with pytest.raises(CacheCorrupted, match=name):
-                do(one, name, method, *arguments)
-
-
-def test_damage_of_a_document_does_not_affect_others(harness: StoreHarness, store: Store, other: Store) -> None:
-    damaged(harness, store)
-    for number, one in enumerate((store, other, harness.open())):
-        assert {*NAMES} <= {*one.procedure_ids()}
-        assert {*one.due(NOW + 1)} == {*NAMES}
-        assert one.next_due() == pytest.approx(NOW, abs=0.002)
-        put(one, "fine", "k", number)
-        put(one, f"new {number}")
-        assert state(one, "fine") == {"k": number}
-        assert results(one, "fine") == ["x"]
-        do(one, "fine", "put_pending", Pending(since=NOW, attempts=number))
-        assert one.pending("fine") == Pending(since=NOW, attempts=number)
-        in_threads(partial(state, one, "zzz"))
-        do(one, f"new {number}", "drop_pending")
-    do(store, "fine", "adopt", Changes(), ())
-    assert sorted(store.due(NOW + 1)) == sorted({*NAMES} - {"fine"})
-
-
-def test_a_place_in_the_outbox_that_is_damaged_is_one_all_the_same(harness: StoreHarness, store: Store) -> None:
-    """What is known of it besides can be done without: the record is read again."""
-    damaged(harness, store)
-    found = store.outbox()
-    assert found.pop(NAMES[0]) == store.pending(NAMES[0]) == Pending(since=0.0, reread=True)
-    store.park(NAMES[0], "why", NOW)
-    assert store.outbox()[NAMES[0]].parked == "why"
-    assert NAMES[0] not in store.due(NOW + 1)
-    assert found["fine"] == found["zzz"] == Pending(since=NOW, due=NOW)
-
-
-def test_a_transaction_that_meets_damage_leaves_nothing(harness: StoreHarness, store: Store, other: Store) -> None:
-    name = damaged(harness, store)
-
-    def work() -> None:
-        put(store, "fine", "k", 2)
-        put(store, name, "k", 2)
-
-    with pytest.raises(CacheCorrupted):
-        store.transaction(["fine", name], work)
-    assert state(other, "fine") == {"k": 1}

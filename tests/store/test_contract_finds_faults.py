@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from plexus_tactus_cache.document.encoded import Changes
+from plexus_tactus_cache.document.encoded import Changes, Document
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError
+from plexus_tactus_cache.reconcile.journal import ConflictRecord
 from plexus_tactus_cache.store.contract import Header, Lease, Pending
 from plexus_tactus_cache.store.local import LocalStore
-from plexus_tactus_cache.store.local.parts import Sheet
+from plexus_tactus_cache.store.local.lease import LocalLease
+from plexus_tactus_cache.store.local.parts import Sheet, header_of
 from plexus_tactus_cache.store.local.processes import LocalWakeups
+from store import test_contract_damage as damages
 from store import test_contract_documents as documents
 from store import test_contract_lease as leases
+from store import test_contract_names as names
 from store import test_contract_outbox as outboxes
 from store import test_contract_processes as processes
+from store import test_contract_shared as shared
+from store import test_contract_snapshots as snapshots
 from store import test_contract_transactions as transactions
+from store import test_contract_values as values
 from store.stores import LocalHarness
 
 Result = TypeVar("Result")
@@ -195,6 +204,115 @@ class AcknowledgesTooEarly(LocalStore):
         super().close()
 
 
+class ReadsInSteps(LocalStore):
+    """A document is read row after row."""
+
+    def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
+        return self._read(procedure_id, log=log)
+
+
+class DropsByPattern(LocalStore):
+    """What is dropped is what is LIKE it."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        super().__init__(directory, **options)
+        self.rows.delete_range = self._delete_alike  # type: ignore[method-assign]
+
+    def _delete_alike(self, prefix: str, start: str = "") -> None:
+        pattern = "DELETE FROM Cache WHERE raw = 1 AND key LIKE ? || '%' AND key >= ?"
+        self.rows.database.execute(pattern, (prefix, prefix + start), write=True)
+
+
+class HandsOutWhatItKeeps(LocalStore):
+    """Who asks twice has the same object twice."""
+
+    def base(self, procedure_id: str) -> Any:
+        found = super().base(procedure_id)
+        return self.__dict__.setdefault("_bases", {}).setdefault(repr(found), found)
+
+
+class StopsHalfWay(LocalStore):
+    """A key of garbage that is none comes after those that were written."""
+
+    def put_garbage(self, procedure_id: str, keys: Iterable[str], due: float) -> None:
+        for key in keys:
+            super().put_garbage(procedure_id, [key], due)
+
+
+class BindsLate(LocalStore):
+    """The store belongs to whoever came last of those who found it free."""
+
+    def bind(self, endpoint: str) -> None:
+        if self.endpoint is None:
+            self.transaction((), lambda: self._put_json("store", {**self._json("store"), "endpoint": endpoint}))
+        self.check(endpoint)
+
+
+class TakesNothingBack(LocalStore):
+    """A lease that was given back goes on."""
+
+    def lease(self, who: str) -> Lease | None:
+        found = super().lease(who)
+        if isinstance(found, LocalLease):
+            found.release = partial(self._lease_file.let_go, found.generation)  # type: ignore[method-assign]
+        return found
+
+
+class IsImpatient(LocalStore):
+    """A lease is taken from the living after two thirds of their time."""
+
+    def __init__(self, directory: Path, *, clock: Callable[[], float], **options: Any) -> None:
+        super().__init__(directory, clock=lambda: clock() * 1.4, **options)
+
+
+class BeatsInTurn(LocalStore):
+    """A beat comes after whoever writes."""
+
+    def lease(self, who: str) -> Lease | None:
+        found = super().lease(who)
+        if isinstance(found, LocalLease):
+            beat = found.beat
+            found.beat = lambda: self.transaction((), beat)  # type: ignore[method-assign]
+        return found
+
+
+class ForgetsTheDocumentOnly(LocalStore):
+    """What syncing remembers of it stays, as long as nobody looks."""
+
+    def forget(self, procedure_id: str) -> None:
+        base = self.base(procedure_id)
+        super().forget(procedure_id)
+        if base is not None:
+            self._put_json(f"left/{procedure_id}", base)
+
+    def base(self, procedure_id: str) -> Any:
+        return super().base(procedure_id) or self._json(f"left/{procedure_id}")
+
+
+class KnowsConflictsByTheirKeys(LocalStore):
+    """Two conflicts about one key are one."""
+
+    def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
+        for known, one in self.conflicts(procedure_id=record.procedure_id).items():
+            if number is None and one._replace(at=record.at, local=record.local) == record:
+                return known
+        return super().put_conflict(record, number)
+
+
+class ListsWhatWas(LocalStore):
+    """Inside a transaction, lists are of what was there before."""
+
+    def headers(self) -> dict[str, Header | str]:
+        return {name: header_of(payload) for name, payload in self.rows.scan("doc/")}
+
+
+class KeepsNoPlace(LocalStore):
+    """A place in the outbox, and what the header says of it, are two things."""
+
+    def _note_queued(self, sheet: Sheet, *, queued: bool) -> None:
+        pass
+
+
 FAULTS: list[tuple[type[LocalStore], Callable[..., None], dict[str, Any]]] = [
     (
         LeaksARow,
@@ -229,14 +347,14 @@ FAULTS: list[tuple[type[LocalStore], Callable[..., None], dict[str, Any]]] = [
         transactions.test_what_a_transaction_wrote_before_an_exception_is_not_there,
         {"error": ValueError},
     ),
-    (KeepsWhatFailed, documents.test_a_transaction_that_meets_damage_leaves_nothing, {}),
+    (KeepsWhatFailed, damages.test_a_transaction_that_meets_damage_leaves_nothing, {}),
     (
         WritesAnything,
         transactions.test_a_transaction_writes_no_document_that_it_does_not_name,
         {"name": "write", "named": "b"},
     ),
-    (SnapshotOfNow, transactions.test_a_snapshot_sees_one_state_while_others_write, {}),
-    (SnapshotOfNow, transactions.test_readers_never_see_half_a_transaction, {}),
+    (SnapshotOfNow, snapshots.test_a_snapshot_sees_one_state_while_others_write, {}),
+    (SnapshotOfNow, snapshots.test_readers_never_see_half_a_transaction, {}),
     (ByName, outboxes.test_those_that_are_due_come_in_the_order_of_their_moments, {}),
     (ByName, outboxes.test_a_moment_is_not_before_it_became_dirty, {}),
     (ByName, outboxes.test_those_too_far_off_come_after_the_others, {}),
@@ -250,11 +368,24 @@ FAULTS: list[tuple[type[LocalStore], Callable[..., None], dict[str, Any]]] = [
     (SameGeneration, leases.test_a_lease_is_taken_from_a_holder_that_does_not_beat, {}),
     (ForEverybody, leases.test_one_holder_at_a_time, {}),
     (TellsNobody, processes.test_news_of_another_opener, {"cause": processes.queued}),
-    (SeesNoDamage, documents.test_damage_of_a_document_is_raised_for_it, {}),
-    (StopsAtDamage, documents.test_damage_of_a_document_does_not_affect_others, {}),
+    (SeesNoDamage, damages.test_damage_of_a_document_is_raised_for_it, {}),
+    (StopsAtDamage, damages.test_damage_of_a_document_does_not_affect_others, {}),
     (LosesAVersion, documents.test_a_write_raises_the_version_and_queues_the_document, {}),
     (LosesAVersion, transactions.test_writers_of_one_document_lose_nothing, {}),
     (AcknowledgesTooEarly, processes.test_everything_is_there_after_a_reopening, {}),
+    (ReadsInSteps, snapshots.test_a_document_is_read_as_it_is_at_one_moment, {}),
+    (DropsByPattern, names.test_what_is_kept_under_names_that_are_alike_is_kept_apart, {"kind": "old"}),
+    (DropsByPattern, names.test_what_is_forgotten_takes_nothing_along, {"kind": "content"}),
+    (HandsOutWhatItKeeps, values.test_what_is_returned_is_the_callers, {}),
+    (StopsHalfWay, values.test_a_call_that_raised_has_changed_nothing, {}),
+    (BindsLate, shared.test_of_two_that_bind_at_once_one_is_too_late, {}),
+    (TakesNothingBack, leases.test_a_lease_that_was_given_back_is_good_for_nothing, {}),
+    (IsImpatient, leases.test_a_lease_is_taken_from_a_holder_that_does_not_beat, {}),
+    (BeatsInTurn, leases.test_a_beat_waits_for_no_writer, {}),
+    (ForgetsTheDocumentOnly, documents.test_what_is_forgotten_was_never_there_but_for_its_versions, {}),
+    (KnowsConflictsByTheirKeys, shared.test_conflicts_that_differ_in_anything_but_the_time_are_two, {}),
+    (ListsWhatWas, transactions.test_a_transaction_sees_what_it_wrote_so_far, {"name": "write"}),
+    (KeepsNoPlace, outboxes.test_a_document_that_has_a_place_is_queued, {"how": outboxes.by_update, "stored": True}),
 ]
 
 
@@ -271,22 +402,28 @@ def open_faulty(tmp_path: Path) -> Iterator[Callable[[type[LocalStore]], LocalHa
         one.close()
 
 
-def run(test: Callable[..., None], harness: LocalHarness, arguments: dict[str, Any]) -> None:
+def run(test: Callable[..., None], harness: LocalHarness, place: Path, arguments: dict[str, Any]) -> None:
     """A test of the suite, with what it asks for."""
     wanted = inspect.signature(test).parameters
-    given: dict[str, Callable[[], Any]] = {"harness": lambda: harness, "store": harness.open, "other": harness.open}
+    given: dict[str, Callable[[], Any]] = {
+        "harness": lambda: harness,
+        "store": harness.open,
+        "other": harness.open,
+        "tmp_path": lambda: Path(tempfile.mkdtemp(dir=place)),
+    }
     test(**arguments, **{name: make() for name, make in given.items() if name in wanted})
 
 
 @pytest.mark.parametrize(("kind", "test", "arguments"), FAULTS, ids=lambda found: getattr(found, "__name__", ""))
 def test_a_fault_is_found(
     open_faulty: Callable[[type[LocalStore]], LocalHarness],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kind: type[LocalStore],
     test: Callable[..., None],
     arguments: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(processes, "LONG", 3.0)  # the faulty ones wait that long
-    run(test, open_faulty(LocalStore), arguments)
+    run(test, open_faulty(LocalStore), tmp_path, arguments)
     with pytest.raises((AssertionError, LocalStoreError, pytest.fail.Exception)):
-        run(test, open_faulty(kind), arguments)
+        run(test, open_faulty(kind), tmp_path, arguments)

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers import eventually
 
 from plexus_tactus_cache.errors import LeaseLost, StoreBusy
 from plexus_tactus_cache.store.contract import LEASE_SECONDS, Lease, Store
-from store.acts import helping, in_child, in_threads, inside, picture, put, state
+from store.acts import PATIENCE, helping, in_child, in_threads, inside, picture, put, state
 from store.stores import StoreHarness
 
 STEP = LEASE_SECONDS / 3
@@ -30,10 +31,10 @@ def put_under(store: Store, lease: Lease, plain: int = 1) -> None:
 def wait_out(harness: StoreHarness, candidate: Store) -> Lease:
     """The lease of a holder that does not beat, for a candidate that asks all the while."""
     assert candidate.lease("candidate") is None
-    for _ in range(2):
-        harness.clock.seconds += STEP
+    for seconds in (STEP, STEP, STEP - 0.1):
+        harness.clock.seconds += seconds
         assert candidate.lease("candidate") is None
-    harness.clock.seconds += STEP + 0.1
+    harness.clock.seconds += 0.2
     return taken(candidate, "candidate")
 
 
@@ -81,13 +82,39 @@ def test_the_leader_is_named(store: Store, other: Store) -> None:
         assert leader is not None
         assert (leader.who, leader.generation) == ("process 7 on there", lease.generation)
         assert started - 1 <= leader.since <= time.time() + 1
+    since = [one.since for one in (store.leader(), other.leader()) if one is not None]
+    eventually(lambda: time.time() > since[0] + 0.01, PATIENCE)
     assert lease.beat()
+    assert [one.since for one in (store.leader(), other.leader()) if one is not None] == since == [since[0]] * 2
+    beat = store.leader()
+    assert beat is not None
+    assert beat.beat > since[0]
     lease.release()
     assert store.leader() is other.leader() is None
     after = taken(other, "the next")
     leader = store.leader()
     assert leader is not None
     assert (leader.who, leader.generation) == ("the next", after.generation)
+
+
+def test_a_lease_that_was_given_back_is_good_for_nothing(store: Store, other: Store) -> None:
+    """Also while nobody else took it."""
+    lease = taken(store)
+    lease.release()
+    assert not lease.beat()
+    with pytest.raises(LeaseLost):
+        put_under(store, lease)
+    assert (state(store, "a"), store.leader()) == ({}, None)
+    assert taken(other).generation > lease.generation
+
+
+def test_a_beat_waits_for_no_writer(harness: StoreHarness, tmp_path: Path) -> None:
+    hurried = harness.open(lock_timeout=0.2)
+    lease = taken(hurried)
+    with helping(harness.opening()) as process:
+        inside(process, tmp_path)
+        assert lease.beat()
+        process.kill()
 
 
 def test_releasing_twice_or_long_after_frees_nobody_elses(store: Store, other: Store) -> None:
@@ -156,7 +183,7 @@ def test_the_lease_of_a_process_is_not_kept_by_its_children(harness: StoreHarnes
         try:
             assert store.lease("here") is None
             process.kill()
-            taken(store, "here")
+            eventually(lambda: store.lease("here"), PATIENCE)  # the child may be about to let go of what it inherited
         finally:
             os.kill(child, 9)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,14 @@ def drop(store: Store, procedure_id: str) -> None:
 
 def update(store: Store, procedure_id: str, **changes: Any) -> None:
     store.transaction(procedure_id, lambda: store.update_pending(procedure_id, NOW, **changes))
+
+
+def near(found: Pending, wanted: Pending) -> bool:
+    """The same place, to the grain."""
+    times = ("since", "due")
+    return found._replace(**{name: getattr(wanted, name) for name in times}) == wanted and all(
+        getattr(found, name) == pytest.approx(getattr(wanted, name), abs=GRAIN) for name in times
+    )
 
 
 def test_an_empty_outbox(store: Store) -> None:
@@ -102,26 +111,58 @@ def test_parked_ones_are_listed_and_not_due(store: Store) -> None:
     assert store.due(NOW) == ["b"]
 
 
-def test_a_document_that_is_not_queued_can_be_parked(store: Store) -> None:
-    store.transaction("a", lambda: store.adopt("a", Changes(), ()))
-    store.park("a", "why", NOW)
-    assert store.pending("a") == Pending(since=NOW, parked="why", reread=True)
-    assert store.header("a") == Header(queued=True)
-    store.park("never seen", "why", NOW)
-    assert store.header("never seen") == Header(queued=True)
-    assert sorted(store.outbox()) == ["a", "never seen"]
-
-
 def test_a_place_that_is_updated(store: Store, other: Store) -> None:
     queue(store, "a", attempts=1, error="old")
     update(store, "a", due=NOW + 50, attempts=2)
     assert other.pending("a") == Pending(since=NOW, due=NOW + 50, attempts=2, error="old")
     assert (other.due(NOW + 49), other.due(NOW + 50)) == ([], ["a"])
-    update(store, "a", due=0.0)
+    update(store, "a", due=0.0, error=None, doubtful_since=NOW + 1, fork="local", reread=True)
     assert other.due(NOW) == ["a"]
-    store.update_pending("b", NOW + 3, error="new")  # queued by that, in a transaction of its own
-    assert other.pending("b") == Pending(since=NOW + 3, error="new")
-    assert other.due(NOW + 3) == ["a", "b"]
+    assert other.pending("a") == Pending(NOW, 0.0, 2, None, None, True, NOW + 1, "local")
+    update(store, "a", doubtful_since=None, fork=None, reread=False, error="")
+    assert other.pending("a") == Pending(NOW, 0.0, 2, error="")
+    update(store, "a", parked="")
+    assert other.due(math.inf) == []
+    update(store, "a", parked=None)
+    assert other.due(NOW) == ["a"]
+
+
+def by_update(store: Store) -> None:
+    store.update_pending("a", NOW + 3, error="new")  # a transaction of its own
+
+
+def by_parking(store: Store) -> None:
+    store.park("a", "why", NOW + 3)
+
+
+def by_placing(store: Store) -> None:
+    queue(store, "a", since=NOW + 3, fork="remote")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("how", [by_update, by_parking, by_placing])
+def test_a_document_that_has_a_place_is_queued(
+    store: Store, other: Store, how: Callable[[Store], None], stored: bool
+) -> None:
+    """Else the next write would give it another one, and what the first said would be lost."""
+    if stored:
+        store.transaction("a", lambda: store.adopt("a", Changes(), ()))
+    how(store)
+    place = store.pending("a")
+    assert place is not None
+    assert place.since == NOW + 3
+    assert other.header("a") == Header(queued=True)
+    put(store, "a", now=NOW + 9)
+    store.transaction("a", lambda: store.merge("a", Changes(), (), NOW + 9))
+    assert other.pending("a") == place
+    drop(store, "a")
+    header = other.header("a")
+    assert header is not None
+    assert (header.queued, header.dirty) == (False, True)
+    put(store, "a", "k", 2, now=NOW + 20)
+    assert other.pending("a") == Pending(since=NOW + 20, due=NOW + 20)
+    drop(store, "never stored")
+    assert store.header("never stored") is None
 
 
 def test_a_place_that_is_dropped_and_taken_again(store: Store) -> None:
@@ -183,20 +224,22 @@ def test_any_sequence_leaves_the_outbox_in_order_and_nothing_stale(
                 wanted[name] = place
 
     store.transaction(["a", "b", "c", "d"], work)
-    assert store.outbox() == wanted
+    found = store.outbox()
+    assert found.keys() == wanted.keys()
+    assert all(near(found[name], place) for name, place in wanted.items())
     moments = {name: place.moment for name, place in wanted.items() if place.parked is None}
     assert sorted(store.due(math.inf)) == sorted(moments)
     order = [moments[name] for name in store.due(math.inf)]
     assert all(later >= earlier - GRAIN for earlier, later in itertools.pairwise(order))
-    found = {*store.due(until)}
-    assert {name for name, moment in moments.items() if moment <= until} <= found
-    assert all(moments[name] <= until + GRAIN for name in found)
+    in_time = {*store.due(until)}
+    assert {name for name, moment in moments.items() if moment <= until} <= in_time
+    assert all(moments[name] <= until + GRAIN for name in in_time)
     for name, moment in moments.items():
         assert name in store.due(moment)
     both = store.due(until, after)
-    assert both[: len(found)] == store.due(until)
+    assert both[: len(in_time)] == store.due(until)
     assert len(both) == len({*both})
-    assert {name for name, moment in moments.items() if moment > max(until, after) + GRAIN} <= {*both} - found
+    assert {name for name, moment in moments.items() if moment > max(until, after) + GRAIN} <= {*both} - in_time
     first = store.next_due()
     assert (first is None) == (not moments)
     assert first is None or first == pytest.approx(min(moments.values()), abs=GRAIN)

@@ -15,6 +15,7 @@ import pytest
 from helpers import eventually
 from processes import environment
 
+from plexus_tactus_cache.document.encoded import Changes
 from plexus_tactus_cache.errors import CacheClosed, LocalStoreError
 from plexus_tactus_cache.store.contract import Pending, Store, Wakeups
 from store.acts import (
@@ -22,13 +23,14 @@ from store.acts import (
     PATIENCE,
     count,
     document_writes,
+    fill,
     helping,
     in_child,
     in_threads,
     inside,
-    other_writes,
     picture,
     put,
+    reads,
     state,
 )
 from store.stores import StoreHarness
@@ -66,7 +68,15 @@ def requested(store: Store, name: str) -> None:
     store.transaction((), lambda: store.put_request(name))
 
 
-@pytest.mark.parametrize("cause", [queued, requested])
+def merged(store: Store, name: str) -> None:
+    store.transaction(name, lambda: store.merge(name, Changes(), (), NOW))
+
+
+def unparked(store: Store, name: str) -> None:
+    store.transaction(name, lambda: store.put_pending(name, Pending(since=NOW)))
+
+
+@pytest.mark.parametrize("cause", [queued, requested, merged, unparked])
 def test_news_of_the_own_process(store: Store, cause: Callable[[Store, str], None]) -> None:
     news = quiet(store)
     assert is_told(news, partial(cause, store, "a"))
@@ -201,36 +211,58 @@ def test_a_thread_that_gave_back_what_it_held_goes_on(store: Store, other: Store
     assert state(other, "a") == {"k": 2}
 
 
+def test_a_transaction_whose_thread_gives_back_what_it_holds_is_not_half_there(store: Store, other: Store) -> None:
+    def work() -> None:
+        put(store, "a", "before", 1)
+        store.release_thread()
+        put(store, "a", "after", 1)
+
+    wanted: dict[str, int] = {}
+    with contextlib.suppress(LocalStoreError, RuntimeError):
+        store.transaction("a", work)
+        wanted = {"before": 1, "after": 1}
+    assert state(store, "a") == state(other, "a") == wanted
+    put(store, "a")
+    assert state(other, "a") == {**wanted, "k": 1}
+
+
 def test_nothing_works_after_a_close(harness: StoreHarness, other: Store) -> None:
     store = harness.open()
     put(store, "a")
     put(other, "b")
-    news = store.wakeups()
+    news, lease = store.wakeups(), store.lease("somebody")
+    assert lease is not None
     before = picture(other)
     store.close()
     store.close()
     acts: list[Callable[[], object]] = [
-        partial(put, store, "a"),
-        partial(store.header, "a"),
-        partial(store.read, "a"),
-        partial(store.snapshot, lambda: store.header("a")),
-        store.procedure_ids,
-        store.outbox,
-        partial(store.due, NOW),
-        store.next_due,
-        store.conflicts,
-        store.link,
+        *reads(store).values(),
+        *(partial(store.transaction, "a", partial(act, store)) for act in document_writes("a").values()),
+        partial(store.transaction, (), lambda: None),
+        partial(store.snapshot, lambda: None),
+        partial(store.park, "a", "why", NOW),
+        partial(store.update_pending, "a", NOW, attempts=1),
+        partial(store.recover, NOW),
+        partial(store.tidy, 0.0),
+        partial(getattr, store, "size"),
+        store.writer,
         store.leader,
         partial(store.lease, "somebody"),
+        store.wakeups,
         partial(news.wait, 0),
+        partial(store.check, "https://one"),
         partial(store.bind, "https://one"),
-        partial(store.park, "a", "why", NOW),
+        lease.beat,
     ]
     for act in acts:
         with pytest.raises(CacheClosed):
             act()
+    for act in acts[::5]:
         with pytest.raises(CacheClosed):
             in_threads(act)
+    lease.release()
+    store.release_thread()
+    assert (store.location, store.store_id, store.read_only) == (other.location, other.store_id, None)
     assert picture(other) == before
     put(other, "a", "k", 2)
     assert state(harness.open(), "a") == {"k": 2}
@@ -267,6 +299,24 @@ def test_a_close_while_a_thread_waits_for_another_process(harness: StoreHarness,
         (tmp_path / "go").touch()
         process.answer()
     assert state(harness.open(), "a") == {"half": 1}
+
+
+def test_a_close_ends_the_waits_for_news(harness: StoreHarness) -> None:
+    store = harness.open()
+    news, waiting = quiet(store), threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(CacheClosed):
+            while True:
+                waiting.set()
+                news.wait(PATIENCE * 2)
+
+    def close() -> None:
+        waiting.wait(PATIENCE)
+        time.sleep(0.2)  # as above
+        store.close()
+
+    in_threads(wait, close)
 
 
 def test_a_close_in_the_middle_of_a_transaction(harness: StoreHarness, other: Store) -> None:
@@ -384,10 +434,10 @@ def test_what_was_acknowledged_survives_a_kill(harness: StoreHarness) -> None:
 
 def test_everything_is_there_after_a_reopening(harness: StoreHarness) -> None:
     store = harness.open()
-    for name in ("a", "b"):
-        for mark in (1, 2):
-            for act in (document_writes(name, mark) | other_writes(mark)).values():
-                store.transaction(name, partial(act, store))
+    for mark in (1, 2):
+        fill(store, mark)
+    for act in document_writes("b").values():
+        store.transaction("b", partial(act, store))
     put(store, "a", "k", 9)
     before = picture(store)
     store.close()

@@ -21,9 +21,11 @@ from plexus_tactus_cache.store.contract import Store
 from store.acts import (
     NOW,
     PATIENCE,
+    Act,
     conflict,
     count,
     document_writes,
+    fill,
     helping,
     in_child,
     in_threads,
@@ -31,6 +33,7 @@ from store.acts import (
     other_writes,
     picture,
     put,
+    reads,
     state,
     value,
 )
@@ -83,6 +86,27 @@ def test_a_first_write_is_never_half_seen(store: Store, other: Store) -> None:
     in_threads(look, write_all)
 
 
+@pytest.mark.parametrize("name", [*document_writes("a"), *other_writes(), "bind"])
+def test_a_transaction_sees_what_it_wrote_so_far(store: Store, other: Store, name: str) -> None:
+    """In lists of all, too; and just that is what others see when it is over."""
+    _fill(store)
+    acts: dict[str, Act] = {**document_writes("a", 2), **other_writes(2), "bind": lambda one: one.bind("https://one")}
+    before, seen = picture(store), {}
+
+    def work(first: str) -> None:
+        acts[name](store)
+        seen[first] = reads(store)[first]()
+        raise Oops
+
+    for first in before:  # each as the first that looks
+        with pytest.raises(Oops):
+            store.transaction("a", partial(work, first))
+    assert picture(store) == before
+    store.transaction("a", partial(acts[name], store))
+    assert seen == picture(store) == picture(other)
+    assert seen != before
+
+
 # --- it is not there --------------------------------------------------------------------------------------
 
 
@@ -91,8 +115,7 @@ def test_what_a_transaction_wrote_before_an_exception_is_not_there(
     store: Store, other: Store, error: type[BaseException]
 ) -> None:
     """After each of all the writes that there are, over a store that has something of everything already."""
-    for act in (document_writes("a", 1) | other_writes(1)).values():
-        store.transaction("a", partial(act, store))
+    fill(store)
     acts = list((document_writes("a", 2) | other_writes(2)).values())
     before = picture(store)
 
@@ -115,12 +138,11 @@ def test_what_a_transaction_wrote_before_an_exception_is_not_there(
 
 def test_every_write_changes_something(store: Store) -> None:
     """Else the test above would not notice that it stayed."""
-    for mark in (1, 2):
-        for name, act in (document_writes("a", mark) | other_writes(mark)).items():
-            before = picture(store)
-            store.transaction("a", partial(act, store))
-            if name != "sweep" and mark == 2:
-                assert picture(store) != before, name
+    fill(store)
+    for name, act in (document_writes("a", 2) | other_writes(2)).items():
+        before = picture(store)
+        store.transaction("a", partial(act, store))
+        assert name == "sweep" or picture(store) != before, name
 
 
 def test_an_error_of_the_store_undoes_the_transaction(harness: StoreHarness, store: Store, other: Store) -> None:
@@ -290,10 +312,16 @@ def test_a_transaction_writes_no_document_that_it_does_not_name(
         store.put_request("with it")
         document_writes("a", 2)[name](store)
 
+    def caught() -> None:
+        with pytest.raises(RuntimeError):
+            document_writes("a", 2)[name](store)
+        assert picture(store) == before
+
     with pytest.raises(RuntimeError):
         store.transaction(named, work)
-    assert picture(store) == before
-    assert picture(other) == before
+    assert picture(store) == picture(other) == before
+    store.transaction(named, caught)
+    assert picture(store) == picture(other) == before
 
 
 def test_an_inner_transaction_names_no_document_that_the_outer_one_does_not(store: Store) -> None:
@@ -345,82 +373,6 @@ def _fill(store: Store) -> None:
     store.transaction("a", work)
 
 
-@pytest.mark.parametrize("named", [5, None, ["a", 5]])
-def test_a_document_that_is_not_named_by_a_text_is_a_type_error(store: Store, named: object) -> None:
-    with pytest.raises(TypeError):
-        store.transaction(named, lambda: store.write(5, Changes(state={"k": value(1)}), NOW))  # type: ignore[arg-type]
-    assert store.procedure_ids() == []
-
-
-# --- snapshots --------------------------------------------------------------------------------------------
-
-
-def test_a_snapshot_sees_one_state_while_others_write(store: Store, other: Store) -> None:
-    put(store, "a", "k", 1)
-
-    def work() -> str:
-        before = picture(store)
-        put(other, "a", "k", 2)
-        other.transaction("b", lambda: [act(other) for act in (document_writes("b") | other_writes()).values()])
-        in_threads(lambda: put(store, "b", "k", 3))
-        assert store.snapshot(lambda: picture(store)) == before
-        return "what it returns"
-
-    assert store.snapshot(work) == "what it returns"
-    assert state(store, "a") == {"k": 2}
-    assert state(store, "b")["k"] == 3
-
-
-def test_a_snapshot_inside_a_transaction_sees_its_writes(store: Store) -> None:
-    def work() -> dict[str, object]:
-        put(store, "a", "k", 1)
-        return store.snapshot(lambda: state(store, "a"))
-
-    assert store.transaction("a", work) == {"k": 1}
-
-
-def test_a_snapshot_that_fails_leaves_nothing_open(store: Store, other: Store) -> None:
-    def fail() -> None:
-        store.header("a")
-        raise Oops
-
-    with pytest.raises(Oops):
-        store.snapshot(fail)
-    put(other, "a", "k", 1)
-    assert state(store, "a") == {"k": 1}
-    put(store, "a", "k", 2)
-
-
-def test_no_transaction_begins_inside_a_snapshot(store: Store) -> None:
-    with pytest.raises(RuntimeError):
-        store.snapshot(lambda: put(store, "a"))
-    assert state(store, "a") == {}
-    put(store, "a")
-
-
-def test_readers_never_see_half_a_transaction(store: Store, other: Store) -> None:
-    stop = threading.Event()
-
-    def work() -> None:
-        number = state(store, "a").get("k", 0) + 1
-        for name in ("a", "b"):
-            store.write(name, Changes(state={"k": value(number)}), NOW)
-
-    def write_on() -> None:
-        try:
-            for _ in range(60):
-                store.transaction(["a", "b"], work)
-        finally:
-            stop.set()
-
-    def read(one: Store) -> None:
-        while not stop.is_set():
-            first, second = one.snapshot(lambda: (state(one, "a"), state(one, "b")))
-            assert first == second
-
-    in_threads(write_on, lambda: read(store), lambda: read(other))
-
-
 # --- one after the other ----------------------------------------------------------------------------------
 
 
@@ -440,17 +392,34 @@ def test_writers_of_one_document_lose_nothing(harness: StoreHarness, store: Stor
 
 
 def test_writers_of_different_documents_all_come_through(harness: StoreHarness, store: Store, other: Store) -> None:
-    def fill(one: Store, name: str) -> None:
+    def fill_up(one: Store, name: str) -> None:
         for number in range(50):
             put(one, name, f"k{number}", number)
 
     with helping(harness.opening()) as process:
         process.tell("for number in range(50): put(store, 'd', f'k{number}', number)")
 
-        in_threads(partial(fill, store, "a"), partial(fill, store, "b"), partial(fill, other, "c"))
+        in_threads(partial(fill_up, store, "a"), partial(fill_up, store, "b"), partial(fill_up, other, "c"))
         process.answer()
     for name in "abcd":
         assert state(store, name) == state(other, name) == {f"k{number}": number for number in range(50)}
+
+
+def test_documents_that_are_named_in_different_orders(harness: StoreHarness) -> None:
+    """Nobody waits for somebody who waits for him."""
+    one, another = harness.open(lock_timeout=20), harness.open(lock_timeout=20)
+
+    def work(store: Store, named: list[str]) -> None:
+        for name in named:
+            store.write(name, Changes(state={"k": value(1)}), NOW)
+
+    def write_on(store: Store, *named: str) -> Callable[[], object]:
+        order = [*named]
+        return lambda: [store.transaction(order, partial(work, store, order)) for _ in range(30)]
+
+    orders = (("a", "b", "c"), ("c", "b", "a"), ("b", "a", "c"))
+    in_threads(*[write_on(store, *order) for order in orders for store in (one, another)])
+    assert [header.version for header in one.headers().values() if not isinstance(header, str)] == [180] * 3
 
 
 def test_conflicts_that_are_stored_at_once_have_numbers_of_their_own(store: Store, other: Store) -> None:

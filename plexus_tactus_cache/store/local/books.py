@@ -35,7 +35,7 @@ class BookRows(OnRows):
     def put_base(self, procedure_id: str, base: Any) -> None:
         self._put(procedure_id, "base", orjson.dumps(base))
 
-    def history(self, procedure_id: str) -> list[Any]:
+    def history(self, procedure_id: str) -> Any:
         return self._json(f"history/{quoted(procedure_id)}") or []
 
     def keep_old(self, procedure_id: str, changes: Changes) -> None:
@@ -65,7 +65,7 @@ class BookRows(OnRows):
     def drop_creation(self, procedure_id: str) -> None:
         self._drop(procedure_id, "create")
 
-    def put_history(self, procedure_id: str, history: list[Any]) -> None:
+    def put_history(self, procedure_id: str, history: Any) -> None:
         if history:
             self._put(procedure_id, "history", orjson.dumps(history))
         else:
@@ -93,8 +93,8 @@ class BookRows(OnRows):
     # --- objects in S3 that nothing refers to -------------------------------------------------------------
 
     def put_garbage(self, procedure_id: str, keys: Iterable[str], due: float) -> None:
-        for key in keys:
-            self.rows.write_row(f"garbage/{due:020.3f}/{quoted(procedure_id)}/{quoted(key)}", b"")
+        for row in [f"garbage/{due:020.3f}/{quoted(procedure_id)}/{quoted(key)}" for key in keys]:
+            self.rows.write_row(row, b"")
 
     def garbage_due(self) -> float | None:
         first = self.rows.first("garbage/")

@@ -117,7 +117,7 @@ class Database:
 
     def _connect(self, slot: Slot) -> sqlite3.Connection:
         """Raises CacheClosed after `close`."""
-        self._refuse_when_closed()
+        self.refuse_when_closed()
         deadline = time.monotonic() + self._timeout
         while True:
             try:
@@ -149,7 +149,8 @@ class Database:
         if self._identity != identity:
             raise CacheCorrupted(f"{self._file} was replaced while it was in use: open the store again")
 
-    def _refuse_when_closed(self) -> None:
+    def refuse_when_closed(self) -> None:
+        """Raises CacheClosed after `close`."""
         if self._closed:
             raise CacheClosed(f"the store in {self._place} is closed")
 
@@ -228,7 +229,7 @@ class Database:
             if not slot.writing:
                 raise RuntimeError("a transaction cannot begin inside a snapshot")
             return work()
-        self._refuse_when_closed()
+        self.refuse_when_closed()
         try:
             try:
                 slot.owner, slot.writing, slot.ticket = sys._getframe(), True, Ticket()

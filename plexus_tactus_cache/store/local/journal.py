@@ -25,10 +25,15 @@ class JournalRows(OnRows):
         if procedure_id is None:
             rows = self._scan_what_is_whole("resolved/" if resolved else "conflict/")
             return {int(key): ConflictRecord.from_bytes(payload) for key, payload in rows}
+        name = quoted(procedure_id)
         if resolved:
             return {n: one for n, one in self.conflicts(resolved=True).items() if one.procedure_id == procedure_id}
-        numbers = map(int, self.rows.keys(f"conflict-of/{quoted(procedure_id)}/"))
-        return {number: found for number in numbers if (found := self.conflict(number)) is not None}
+
+        def work() -> dict[int, ConflictRecord]:
+            numbers = map(int, self.rows.keys(f"conflict-of/{name}/"))
+            return {number: found for number in numbers if (found := self.conflict(number)) is not None}
+
+        return self.snapshot(work)
 
     def conflict(self, number: int) -> ConflictRecord | None:
         for folder in ("conflict", "resolved"):
@@ -41,24 +46,22 @@ class JournalRows(OnRows):
         return self.rows.count("conflict/")
 
     def put_conflict(self, record: ConflictRecord, number: int | None = None) -> int:
-        if number is None:
-            known: int | None = self._json_or_none(_same(record))
-            if known is not None:
-                return known
-            number = self._next_number()
+        of, payload, same = quoted(record.procedure_id), record.to_bytes(), _same(record)  # these raise, if any does
+        if number is None and (known := self._json_or_none(same)) is not None:
+            return int(known)
+        last = self._last_number()
+        if number is None or number > last:
+            number = last + 1 if number is None else number
             self._put_json("conflicts", number)
         else:
             self._drop_conflict(number)
         if record.resolved is not None:
-            self.rows.write_row(f"resolved/{number:09}", record.to_bytes())
+            self.rows.write_row(f"resolved/{number:09}", payload)
         else:
-            self._put_open(record, number)
+            self.rows.write_row(f"conflict/{number:09}", payload)
+            self.rows.write_row(f"conflict-of/{of}/{number:09}", b"")
+            self._put_json(same, number)
         return number
-
-    def _put_open(self, record: ConflictRecord, number: int) -> None:
-        self.rows.write_row(f"conflict/{number:09}", record.to_bytes())
-        self.rows.write_row(f"conflict-of/{quoted(record.procedure_id)}/{number:09}", b"")
-        self._put_json(_same(record), number)
 
     def _drop_conflict(self, number: int) -> None:
         try:
@@ -71,17 +74,17 @@ class JournalRows(OnRows):
                 self.rows.delete_row(_same(before))
         self.rows.delete_rows((f"conflict/{number:09}", f"resolved/{number:09}"))
 
-    def _next_number(self) -> int:
+    def _last_number(self) -> int:
         last: int | None = self._json_or_none("conflicts")
         if last is None:
             numbers = (int(key) for folder in ("conflict/", "resolved/") for key in self.rows.keys(folder)[-1:])
             last = max(numbers, default=0)
-        return last + 1
+        return last
 
     def _index_conflicts(self) -> None:
         """Of a store of format 1."""
         for number, record in self.conflicts().items():
-            self._put_open(record, number)
+            self.put_conflict(record, number)
 
 
 def _same(record: ConflictRecord) -> str:

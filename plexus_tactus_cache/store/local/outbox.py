@@ -16,7 +16,7 @@ import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Pending
-from plexus_tactus_cache.store.local.parts import OnRows, quoted
+from plexus_tactus_cache.store.local.parts import OnRows, Sheet, quoted
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -51,13 +51,22 @@ class OutboxRows(OnRows):
         return None if first is None else float(first.split("/")[0])
 
     def put_pending(self, procedure_id: str, pending: Pending) -> None:
-        name = quoted(procedure_id)
-        self._move(self._place_of(procedure_id), _place(pending, name))
-        self._put(procedure_id, "outbox", orjson.dumps([*pending]))
+        sheet = self._sheet(procedure_id)
+        payload, place = orjson.dumps([*pending]), _place(pending, sheet.name)
+        self._move(self._place_of(procedure_id), place)
+        self._put(procedure_id, "outbox", payload)
+        self._note_queued(sheet, queued=True)
 
     def drop_pending(self, procedure_id: str) -> None:
+        sheet = self._sheet(procedure_id)
         self._move(self._place_of(procedure_id), None)
         self._drop(procedure_id, "outbox")
+        self._note_queued(sheet, queued=False)
+
+    def _note_queued(self, sheet: Sheet, *, queued: bool) -> None:
+        """In the header, unless that is damaged, or there is none."""
+        if sheet.header is not None and sheet.header.queued != queued:
+            sheet.header, sheet.changed = sheet.header._replace(queued=queued), True
 
     def _place_of(self, procedure_id: str) -> str | None:
         """Its place in the order, also when the row that says so is damaged."""
@@ -88,14 +97,8 @@ class OutboxRows(OnRows):
         self.transaction(procedure_id, work)
 
     def park(self, procedure_id: str, reason: str, now: float) -> None:
-        def work() -> None:
-            sheet = self._sheet(procedure_id)  # of a document that may be damaged
-            if sheet.tally is not None:
-                self.put_header(procedure_id, (sheet.header or self.unknown())._replace(queued=True))
-            self.update_pending(procedure_id, now, parked=reason, reread=True)
-
+        self.update_pending(procedure_id, now, parked=reason, reread=True)
         log.error("procedure %s is parked, nothing of it is lost: %s", procedure_id, reason)
-        self.transaction(procedure_id, work)
 
 
 def _unreadable(procedure_id: str, error: CacheCorrupted) -> Pending:

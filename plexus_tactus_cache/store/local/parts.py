@@ -18,7 +18,9 @@ from urllib.parse import quote
 
 import orjson
 
-from plexus_tactus_cache.errors import CacheCorrupted, ValueNotSerializable
+from plexus_tactus_cache.document import checks
+from plexus_tactus_cache.document.plain import SAFE_INTEGER
+from plexus_tactus_cache.errors import CacheCorrupted
 from plexus_tactus_cache.store.contract import Header, Lease
 from plexus_tactus_cache.store.local.directory import REPAIR
 from plexus_tactus_cache.store.local.rows import Rows
@@ -85,6 +87,8 @@ class OnRows:
     ) -> Result:
         """See Transactions in contract.py."""
         named = frozenset({procedure_ids} if isinstance(procedure_ids, str) else procedure_ids)
+        for procedure_id in named:
+            quoted(procedure_id)  # raises for what is no id
         current = self._current
         if self.rows.database.writing:
             foreign = named - current.ids
@@ -97,8 +101,7 @@ class OnRows:
             current.ids, current.news, current.sheets = named, False, {}
             self._check_lease(lease)
             done = work()
-            for sheet in current.sheets.values():
-                self._write_sheet(sheet)
+            self._write_sheets()
             return done
 
         result = self.rows.transaction(run)
@@ -177,6 +180,7 @@ class OnRows:
         if not self.rows.database.writing:
             raise RuntimeError("a document is written outside of a transaction")
         if procedure_id not in self._current.ids:
+            quoted(procedure_id)  # raises for what is no id
             raise RuntimeError(f"the transaction is not about procedure {procedure_id!r}")
         return self._sheet_of(procedure_id)
 
@@ -193,12 +197,17 @@ class OnRows:
             sheet = self._current.sheets[procedure_id] = Sheet(name, header, tally, is_new=header is None)
         return sheet
 
-    def _write_sheet(self, sheet: Sheet) -> None:
-        if sheet.changed and sheet.tally is not None:
-            if sheet.is_new:
-                self._note_document(sheet.name, 1)
-            fields = [*(sheet.header or self.unknown()), [sheet.tally.log, sheet.tally.rest]]
-            self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
+    def _write_sheets(self) -> None:
+        """At the end of a transaction, or where all headers are to be seen as it has them so far."""
+        if not self.rows.database.writing:
+            return
+        for sheet in self._current.sheets.values():
+            if sheet.changed and sheet.header is not None and sheet.tally is not None:
+                if sheet.is_new:
+                    self._note_document(sheet.name, 1)
+                fields = [*sheet.header, [sheet.tally.log, sheet.tally.rest]]
+                self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
+                sheet.is_new = sheet.changed = False
 
     def _note_document(self, name: str, more: int) -> None:
         """There is one document more, or less: their number and the sum of the checksums of their names are kept."""
@@ -245,6 +254,8 @@ class OnRows:
         """Write a row of a document; `fresh`: there certainly is none yet."""
         sheet = self._sheet(procedure_id)
         key = f"{kind}/{sheet.name}/{rest}" if kind in _SEVERAL else f"{kind}/{sheet.name}"
+        if sheet.header is None and sheet.tally is not None:
+            sheet.header = self.unknown()  # what is noted is noted of a document
         before = None if fresh else self.rows.checksum_of(key)
         sheet.count(kind, before, self.rows.write_row(key, payload))
 
@@ -329,8 +340,5 @@ def check_counted(procedure_id: str, counted: list[int], found: list[int]) -> No
 
 @lru_cache(4096)
 def quoted(text: str) -> str:
-    """Percent-encoded, as a part of a key. Raises ValueNotSerializable for lone surrogates, which are no text."""
-    try:
-        return quote(text, safe="")
-    except UnicodeEncodeError as error:
-        raise ValueNotSerializable("", "there is half a character in it", where=f"the id {text!r}") from error
+    """Percent-encoded, as a part of a key. Raises WrongType; InvalidArgument for lone surrogates, which are no text."""
+    return quote(checks.text(text, "id", SAFE_INTEGER), safe="")

@@ -14,6 +14,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 import orjson
 
@@ -21,7 +22,7 @@ from plexus_tactus_cache.errors import CacheCorrupted, LeaseLost
 from plexus_tactus_cache.store.contract import Leader, Lease, Link
 from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.lease import Held, LeaseFile, LocalLease
-from plexus_tactus_cache.store.local.parts import OnRows
+from plexus_tactus_cache.store.local.parts import OnRows, quoted
 from plexus_tactus_cache.store.local.rows import Rows
 
 _NO_LEADER = Leader("", 0.0, 0)
@@ -112,6 +113,7 @@ class ProcessRows(OnRows):
     # --- news ---------------------------------------------------------------------------------------------
 
     def wakeups(self) -> LocalWakeups:
+        self.rows.refuse_when_closed()
         found = LocalWakeups(self.rows.database.commits_of_others)
         self._waiting.add(found)
         return found
@@ -129,14 +131,14 @@ class ProcessRows(OnRows):
         self._put_json("link", [*link])
 
     def requests(self) -> list[str]:
-        return self.rows.keys("request/")
+        return [unquote(name) for name in self.rows.keys("request/")]
 
     def put_request(self, name: str) -> None:
-        self.rows.write_row(f"request/{name}", b"")
+        self.rows.write_row(f"request/{quoted(name)}", b"")
         self._note_news()
 
     def drop_request(self, name: str) -> None:
-        self.rows.delete_row(f"request/{name}")
+        self.rows.delete_row(f"request/{quoted(name)}")
 
 
 class LocalWakeups:

@@ -53,7 +53,6 @@ class RecoveryRows(OutboxRows):
             return False
         self.drop_pending(procedure_id)
         self.put_pending(procedure_id, pending or Pending(since=now, reread=True))
-        self.put_header(procedure_id, header._replace(queued=True))
         return True
 
     def missing(self) -> list[str]:

@@ -215,6 +215,10 @@ class Rows:
         """Close this thread's connection; it is opened again when it is needed."""
         self.database.release_thread()
 
+    def refuse_when_closed(self) -> None:
+        """Raises CacheClosed after `close`."""
+        self.database.refuse_when_closed()
+
     def close(self, timeout: float = 5.0) -> None:
         """Close every thread's connection, waiting that many seconds for those in use."""
         self.database.close(timeout)

@@ -19,10 +19,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from plexus_tactus_cache.document.encoded import Changes, Document, EntryRecord, Part, pack, unpack
+from plexus_tactus_cache.document.plain import Encoded
 from plexus_tactus_cache.errors import CacheCorrupted, EndpointMismatch, StoreFull
 from plexus_tactus_cache.reconcile.lineage import upgraded
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
@@ -39,6 +40,34 @@ from plexus_tactus_cache.store.local.rows import Rows
 log = logging.getLogger("plexus_tactus_cache")
 
 _NEARLY = 0.8  # of what it may hold
+
+
+class _Encoded(NamedTuple):
+    """What a document is changed to, ready to be written."""
+
+    rows: list[tuple[str, str, bytes | None]]  # kind, rest of the key, payload; None: there is to be none
+    fields: dict[str, Any]  # of the header
+
+    @classmethod
+    def of(cls, changes: Changes) -> _Encoded:
+        """Raises TypeError or InvalidArgument for what cannot be stored: before anything of it is."""
+        rows: list[tuple[str, str, bytes | None]] = [
+            *(("var", digest, pack(value)) for digest, value in changes.variables.items()),
+            *(("log", f"{position:09}", entry.to_bytes()) for position, entry in changes.entries.items()),
+            *(("state", quoted(key), _packed(value)) for key, value in changes.state.items()),
+            *(("lua", quoted(key), _packed(value)) for key, value in changes.lua_state.items()),
+            *(("extra", "", _packed(value)) for value in changes.extras or ()),
+        ]
+        fields: dict[str, Any] = {}
+        if changes.status is not None:
+            fields["status"], fields["waiting_on_message_id"] = changes.status
+        if changes.replay_index is not None:
+            fields["replay_index"] = changes.replay_index
+        return cls(rows, fields)
+
+
+def _packed(value: Encoded | None) -> bytes | None:
+    return None if value is None else pack(value)
 
 
 class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
@@ -83,9 +112,11 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     @property
     def size(self) -> int:
+        self.rows.refuse_when_closed()
         return directories.size(self.directory)
 
     def writer(self) -> int | None:
+        self.rows.refuse_when_closed()
         return self.rows.lock.holder()
 
     @property
@@ -165,6 +196,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     def headers(self) -> dict[str, Header | str]:
         def work() -> dict[str, Header | str]:
+            self._write_sheets()
             try:
                 return {unquote(name): header_of(payload) for name, payload in self.rows.scan("doc/")}
             except CacheCorrupted:
@@ -179,6 +211,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
             return str(error)
 
     def procedure_ids(self) -> list[str]:
+        self._write_sheets()
         return sorted(map(unquote, self.rows.keys("doc/")))
 
     def read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document] | None:
@@ -216,8 +249,9 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         if self._max_bytes is not None and changes.adds:
             self._check_room(self._max_bytes)
         header, changes = held_back(self.header(procedure_id) or self.unknown(), changes)
+        encoded = _Encoded.of(changes)
         self.keep_old(procedure_id, changes)
-        return self._queue(procedure_id, header, changes, now, delay)
+        return self._queue(procedure_id, header, changes, encoded, now, delay)
 
     def _check_room(self, most: int) -> None:
         used = self.rows.used
@@ -232,14 +266,16 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     def merge(self, procedure_id: str, changes: Changes, runs: Iterable[str], now: float) -> Header:
         header = note_cancelled(self.header(procedure_id) or self.unknown(), changes, runs)
-        return self._queue(procedure_id, header, changes, now, 0.0)
+        return self._queue(procedure_id, header, changes, _Encoded.of(changes), now, 0.0)
 
-    def _queue(self, procedure_id: str, header: Header, changes: Changes, now: float, delay: float) -> Header:
-        version = header.version + 1
-        header = self._apply(procedure_id, header, changes, version)._replace(version=version)
+    def _queue(
+        self, procedure_id: str, header: Header, changes: Changes, encoded: _Encoded, now: float, delay: float
+    ) -> Header:
+        version, place = header.version + 1, Pending(since=now, due=now + delay)
+        header = self._apply(procedure_id, header, changes, encoded, version)._replace(version=version)
         known = self.pending(procedure_id) if header.queued and header.pushed == version - 1 else None
         if not header.queued or (known is not None and known.look):
-            self.put_pending(procedure_id, Pending(since=now, due=now + delay))
+            self.put_pending(procedure_id, place)
             header = header._replace(queued=True)
         self.put_header(procedure_id, header)
         return header
@@ -247,33 +283,22 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
     def adopt(self, procedure_id: str, changes: Changes, runs: Iterable[str]) -> Header:
         header = note_cancelled(self.header(procedure_id) or self.unknown(), changes, runs)
         version = header.version + 1 if changes else header.version
-        header = self._apply(procedure_id, header, changes, version)
+        header = self._apply(procedure_id, header, changes, _Encoded.of(changes), version)
         header = header._replace(version=version, pushed=version, queued=False)
         self.forget_old(procedure_id)
         self.put_header(procedure_id, header)
         self.drop_pending(procedure_id)
         return header
 
-    def _apply(self, procedure_id: str, header: Header, changes: Changes, version: int) -> Header:
-        for digest, value in changes.variables.items():
-            self._put(procedure_id, "var", pack(value), digest)
-        for position, entry in changes.entries.items():
-            fresh = position >= header.log_length
-            self._put(procedure_id, "log", entry.to_bytes(), f"{position:09}", fresh=fresh)
-        for part, values in (("state", changes.state), ("lua", changes.lua_state)):
-            for key, changed in values.items():
-                if changed is None:
-                    self._drop(procedure_id, part, quoted(key))
-                else:
-                    self._put(procedure_id, part, pack(changed), quoted(key))
-        if changes.extras is not None:
-            (extras,) = changes.extras
-            if extras is None:
-                self._drop(procedure_id, "extra")
+    def _apply(self, procedure_id: str, header: Header, changes: Changes, encoded: _Encoded, version: int) -> Header:
+        end = f"{header.log_length:09}"
+        for kind, rest, payload in encoded.rows:
+            if payload is None:
+                self._drop(procedure_id, kind, rest)
             else:
-                self._put(procedure_id, "extra", pack(extras))
+                self._put(procedure_id, kind, payload, rest, fresh=kind == "log" and rest >= end)
         length = max(header.log_length, max(changes.entries, default=-1) + 1)
-        updated: dict[str, Any] = {}
+        updated = encoded.fields
         if changes.log_length is not None and changes.log_length < length:
             removed, length = length - changes.log_length, changes.log_length
             self._drop_from(procedure_id, "log", f"{length:09}")
@@ -281,10 +306,6 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
                 updated["swept"] = header.swept + self._sweep(procedure_id)
         if changes.entries or length != header.log_length:
             updated["log_version"] = version
-        if changes.status is not None:
-            updated["status"], updated["waiting_on_message_id"] = changes.status
-        if changes.replay_index is not None:
-            updated["replay_index"] = changes.replay_index
         return header._replace(log_length=length, **updated)
 
     def _sweep(self, procedure_id: str) -> int:
@@ -302,6 +323,8 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     def forget(self, procedure_id: str) -> None:
         sheet = self._sheet(procedure_id)
+        if sheet.tally is not None and sheet.header is None:
+            return  # there is nothing of it
         self._move(self._place_of(procedure_id), None)
         for kind in (*LOG, *REST):
             self._drop_from(procedure_id, kind)
@@ -314,6 +337,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     def idle(self, before: float) -> list[str]:
         def work() -> list[str]:
+            self._write_sheets()
             names = self.rows.written_before(before, "doc/")
             return [name for name in map(unquote, names) if self._is_clean(name)]
 
