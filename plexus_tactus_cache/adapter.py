@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.encoding import encode
 from plexus_tactus_cache.document.models import NamedCheckpoint, ProcedureMetadata, is_builtin
-from plexus_tactus_cache.errors import ValueNotSerializable
+from plexus_tactus_cache.errors import RemoteUnavailable, ValueNotSerializable
 from plexus_tactus_cache.remote.client import GraphQLClient, Offline, client_or_none, endpoint_of
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store.edits import CutLog, PutCheckpoint, ReplaceState
@@ -69,7 +69,11 @@ class PlexusStorageAdapter:
         if is_builtin(procedure_id):
             return self._memory
         if procedure_id not in self._introduced:
-            self._cache.revalidate(procedure_id)
+            try:
+                self._cache.revalidate(procedure_id)
+            except RemoteUnavailable:
+                if self._cache.documents.held(procedure_id) is None:
+                    raise  # else this process has it
             self._introduced.add(procedure_id)
         return self._cache.documents
 

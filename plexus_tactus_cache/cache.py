@@ -37,7 +37,7 @@ from plexus_tactus_cache.remote.client import (
     client_or_none,
     endpoint_of,
 )
-from plexus_tactus_cache.remote.failures import RequestFailed
+from plexus_tactus_cache.remote.failures import plexus_needed
 from plexus_tactus_cache.remote.records import Procedures, creation_fields
 from plexus_tactus_cache.settings import CacheSettings, default_directory
 from plexus_tactus_cache.store.conflicts import conflicts, resolve
@@ -51,7 +51,7 @@ from plexus_tactus_cache.sync.leadership import Leadership
 from plexus_tactus_cache.sync.push import Projection
 from plexus_tactus_cache.sync.status import cache_status, dirty_versions, pending, procedure_statuses
 from plexus_tactus_cache.sync.thread import SyncThread
-from plexus_tactus_cache.sync.upkeep import collect, forget, retry
+from plexus_tactus_cache.sync.upkeep import Unmoved, collect, create, forget, retry
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -150,6 +150,10 @@ class ProcedureCache:
                 self._thread.start()
             self._foreground = Foreground(self._store, self._engine, self._leadership, self._thread, self.settings)
 
+    @property
+    def _unmoved(self) -> Unmoved | None:
+        return None if self._engine is None else self._engine.unmoved
+
     def _bind(self) -> None:
         """The directory belongs to the endpoint that it first talked to."""
         if self.endpoint is not None:
@@ -201,7 +205,8 @@ class ProcedureCache:
         for one that the record does not have, and for a value that is not JSON; InvalidArgument.
         """
         self.check_open()
-        return self.documents.create(creation_fields(account_id, name, fields))
+        record = creation_fields(account_id, name, fields)
+        return create(self._store, record, time.time(), self.settings.push_interval)
 
     def conflicts(self, *, resolved: bool = False) -> list[Conflict]:
         """The values that reconciling set aside, oldest first; with `resolved` those that were dealt with."""
@@ -236,10 +241,8 @@ class ProcedureCache:
         if self._engine is None:
             raise RemoteUnavailable(f"no client: {self._way_out}")
         self._bind()
-        try:
+        with plexus_needed():
             remote = self._engine.pull(procedure_id, time.time())
-        except RequestFailed as error:
-            raise RemoteUnavailable(f"{error.failure.kind.value}: {error.failure.message}") from error
         if remote is None and self._store.header(procedure_id) is None:
             raise ProcedureNotFound(procedure_id, f"it is not in {self.directory} and Plexus has no such procedure")
 
@@ -256,11 +259,13 @@ class ProcedureCache:
         """Delete a procedure from this store; its record in Plexus stays, and is read again when it is needed.
 
         Raises ProcedureNotFound; StillNeeded for one that has something that Plexus does not have, or an open conflict,
-        unless `discard` gives that up.
+        unless `discard` gives that up; RemoteUnavailable, when there is a client and Plexus does not answer.
         """
         procedure_id = checks.procedure_id(procedure_id)
         self.check_open()
-        forget(self._store, procedure_id, discard=discard)
+        checks.instance(discard, bool, "discard")
+        with plexus_needed():
+            forget(self._store, procedure_id, discard=discard, unmoved=self._unmoved)
 
     def gc(self, older_than: float | None = None) -> GcReport:
         """Forget the procedures of which Plexus has everything and that were not written for `older_than` seconds
@@ -269,7 +274,10 @@ class ProcedureCache:
             older_than = checks.seconds(older_than, "older_than")
         self.check_open()
         age = self.settings.retention if older_than is None else older_than
-        gone = [] if age is None else collect(self._store, time.time() - age)
+        if self._store.read_only:
+            raise StoreReadOnly(self._store.read_only)
+        with plexus_needed():
+            gone = [] if age is None else collect(self._store, time.time() - age, unmoved=self._unmoved)
         while self._store.tidy(1.0) and self._store.writer() is None:
             pass
         return GcReport(forgotten=tuple(gone), store_bytes=self._store.size)

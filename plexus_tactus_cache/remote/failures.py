@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -21,7 +22,7 @@ from typing import Any
 import requests
 from gql.transport.exceptions import TransportError, TransportProtocolError, TransportServerError
 
-from plexus_tactus_cache.errors import InvalidClient
+from plexus_tactus_cache.errors import InvalidClient, RemoteUnavailable
 from plexus_tactus_cache.printable import printable
 
 _MAX_MESSAGE = 200  # characters of Plexus's own words that we pass on
@@ -64,6 +65,15 @@ class Redirected(requests.RequestException):
 
     def __init__(self, status: int, origin: str) -> None:
         super().__init__(f"HTTP {status}, a redirect to {origin}, which is not followed (a captive portal?)")
+
+
+@contextlib.contextmanager
+def plexus_needed() -> Iterator[None]:
+    """For a call that needs Plexus: what a request raises comes out as RemoteUnavailable."""
+    try:
+        yield
+    except RequestFailed as error:
+        raise RemoteUnavailable(f"{error.failure.kind.value}: {error.failure.message}") from error
 
 
 # Fragments of AppSync's and DynamoDB's errorType. Never match on the message of a conditional failure (§2).

@@ -172,8 +172,7 @@ class DocumentTable(Protocol):
         """The header, or None for a procedure that is not stored."""
 
     def unknown(self) -> Header:
-        """The header that a procedure begins with which is not stored: its versions are above those of all that were
-        forgotten, so what comes back is newer than what anybody saw of it."""
+        """The header of a procedure that is not stored: above the versions of all that were forgotten."""
 
     def headers(self) -> dict[str, Header | str]:
         """Those of all stored procedures, or, of one that is damaged, what is wrong with it. Costs one walk."""
@@ -206,9 +205,15 @@ class DocumentTable(Protocol):
         A write that cuts the log may do so too; `Header.swept` tells.
         """
 
-    def forget(self, procedure_id: str) -> None:
+    def forget(self, procedure_id: str, *, token: str | None = None) -> None:
         """Delete all of a document, however damaged; its garbage and conflicts stay. Should it come back, its versions
-        go on above those it had. One that is not stored is fine."""
+        go on above those it had. One that is not stored is fine.
+
+        `token`: when its record was last changed, of one that Plexus has; see `forgotten`.
+        """
+
+    def forgotten(self, procedure_id: str) -> str | None:
+        """The token with which a document was forgotten that Plexus has; None for one that is stored, or never was."""
 
     def idle(self, before: float) -> list[str]:
         """Clean documents that were last written before that moment, in seconds since the epoch, by their own time."""

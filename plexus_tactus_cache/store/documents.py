@@ -11,7 +11,6 @@ import contextlib
 import gc
 import threading
 import time
-import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection
@@ -21,7 +20,13 @@ from typing import Any, TypeVar
 
 from plexus_tactus_cache.document.encoded import Changes, Document, key_text
 from plexus_tactus_cache.document.plain import Encoded
-from plexus_tactus_cache.errors import InvalidArgument, LocalStoreError, RunSuperseded, ValueNotSerializable
+from plexus_tactus_cache.errors import (
+    InvalidArgument,
+    LocalStoreError,
+    RemoteUnavailable,
+    RunSuperseded,
+    ValueNotSerializable,
+)
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.reconcile.merge import difference
 from plexus_tactus_cache.reconcile.snapshot import log_digests
@@ -32,12 +37,6 @@ Result = TypeVar("Result")
 SUPERSEDED = "the log of this run; it was changed elsewhere (a reset, another worker) while the run held it"
 OVERRIDDEN = "saved here after another process had changed it"
 _RECENT = 8  # live objects that are kept although nobody else may hold them
-
-
-def has_document(store: Store, procedure_id: str) -> bool:
-    """Whether more is stored of a procedure than that its record cannot be used, if that much."""
-    header = store.header(procedure_id)
-    return header is not None and (header.dirty or store.base(procedure_id) is not None)
 
 
 class _Forgotten(Exception):
@@ -58,7 +57,6 @@ class Documents:
         self._store = store
         self._delay = delay
         self._introduce = introduce
-        self._stored: set[str] = set()  # the documents that were seen in the store
         self._live: dict[str, LiveDocument] = {}
         self._retired: dict[int, LiveDocument] = {}  # whose objects are still held by somebody, by identity of those
         self._recent: deque[Any] = deque(maxlen=_RECENT)
@@ -149,28 +147,34 @@ class Documents:
         return None if known is None else known[1]
 
     def _header(self, procedure_id: str) -> Header:
-        header = self._store.header(procedure_id)
-        if header is not None:
-            self._stored.add(procedure_id)
-            return header
-        if procedure_id in self._stored:
+        return self._store.header(procedure_id) or self._unknown(procedure_id)
+
+    def _read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document]:
+        return self._store.read(procedure_id, log=log) or (self._unknown(procedure_id), Document())
+
+    def _unknown(self, procedure_id: str) -> Header:
+        """The header of one that is not stored."""
+        if self._store.forgotten(procedure_id) is not None:
             raise _Forgotten
         return self._store.unknown()
 
-    def _read(self, procedure_id: str, *, log: bool = True) -> tuple[Header, Document]:
-        return self._store.read(procedure_id, log=log) or (self._store.unknown(), Document())
+    def _on(self, procedure_id: str, call: Callable[[], Result], *, removes: bool = False) -> Result:
+        """What `call` returns, on a document that the store has, or never had.
 
-    def _on(self, procedure_id: str, call: Callable[[], Result]) -> Result:
-        """What `call` returns, on a document that the store has, or never had."""
+        One that was forgotten is read again from Plexus. Where that is out of reach, what a holder of it has is stored
+        as a whole, but for a call that `removes` something: without what Plexus has, nobody would know that later.
+        """
         with self._lock_of(procedure_id):
             try:
                 return call()
             except _Forgotten:
-                self._stored.discard(procedure_id)
-                self._introduce(procedure_id)
                 known = self._known(procedure_id)
-                if known is not None and not has_document(self._store, procedure_id):
-                    self._replace(procedure_id, known[1])  # then whoever holds it has all that there is
+                try:
+                    self._introduce(procedure_id)
+                except RemoteUnavailable:
+                    if known is None or removes:
+                        raise
+                    self._replace(procedure_id, known[1], anew=True)
                 return call()
 
     def _in_step(self, procedure_id: str) -> tuple[LiveDocument, Any]:
@@ -314,13 +318,14 @@ class Documents:
             record = ConflictRecord(procedure_id, part, text, "local", OVERRIDDEN, time.time(), mine, theirs)
             self._store.put_conflict(record)
 
-    def _replace(self, procedure_id: str, metadata: Any) -> None:
-        """An object that its caller built replaces the document, and is the live object from now on."""
+    def _replace(self, procedure_id: str, metadata: Any, *, anew: bool = False) -> None:
+        """An object that its caller built replaces the document, and is the live object from now on; `anew`: even of
+        one that was forgotten."""
         live = LiveDocument(weakref.ref(metadata))
         delta = live.delta()
 
         def work() -> Header:
-            _, current = self._read(procedure_id)
+            current = Document() if anew else self._read(procedure_id)[1]
             return self._write(procedure_id, difference(current, delta.as_document(metadata.replay_index)))
 
         live.acknowledge(delta, self.transaction(procedure_id, work))
@@ -341,20 +346,7 @@ class Documents:
             edit.show(live)
             live.acknowledge(delta, header)
 
-        self._on(procedure_id, done)
-
-    def create(self, record: dict[str, Any]) -> str:
-        """A new document, for a record that is created with these fields at the next sync: its id."""
-        fields = dict(record)
-        status, message = fields.pop("status", None), fields.pop("waitingOnMessageId", None)
-        procedure_id = str(uuid.uuid4())
-
-        def work() -> None:
-            self._store.put_creation(procedure_id, fields)
-            self._write(procedure_id, Changes(status=None if status is None else (status, message)))
-
-        self.transaction(procedure_id, work)
-        return procedure_id
+        self._on(procedure_id, done, removes=edit.removes)
 
     # --- parts --------------------------------------------------------------------------------------------
 
@@ -390,4 +382,4 @@ class Documents:
                 if live.version == before.version:  # else it has to catch up with more than this
                     live.version = header.version
 
-        self._on(procedure_id, done)
+        self._on(procedure_id, done, removes=None in (*changes.state.values(), *changes.lua_state.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from plexus_tactus_cache.document.decoding import decode
 from plexus_tactus_cache.document.encoded import key_text, value_digest
@@ -19,6 +19,8 @@ from plexus_tactus_cache.store.live_object import Delta, LiveDocument, Mark
 @dataclass(frozen=True)
 class ReplaceState:
     """The whole state is another one: by key, each value and how it is stored."""
+
+    removes: ClassVar[bool] = True
 
     values: dict[Any, tuple[Any, Encoded]]
 
@@ -52,6 +54,8 @@ def _shown(value: Any, encoded: Encoded) -> Any:
 class PutCheckpoint:
     """An entry by name: at the end of the log, or in place of the one of that name."""
 
+    removes: ClassVar[bool] = False
+
     def __init__(self, name: str, make: Callable[[int], NamedCheckpoint]) -> None:
         self._name = name
         self._make = make
@@ -72,6 +76,8 @@ class PutCheckpoint:
 
 class CutLog:
     """The entries from a position on are forgotten; `find` says from which, None: none are."""
+
+    removes: ClassVar[bool] = True
 
     def __init__(self, find: Callable[[LiveDocument], int | None]) -> None:
         self._find = find

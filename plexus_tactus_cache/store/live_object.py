@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.decoding import decode
@@ -77,6 +77,8 @@ class Delta:
 
 class Edit(Protocol):
     """A change that a call makes besides what the object has unsaved: first stored, then shown."""
+
+    removes: ClassVar[bool]  # whether it may take something away
 
     def extend(self, live: LiveDocument, delta: Delta) -> Delta:
         """`delta` and the change. Nothing is changed yet."""

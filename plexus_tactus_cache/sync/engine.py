@@ -194,6 +194,12 @@ class SyncEngine:
                     moved.add(procedure_id)
         return moved
 
+    def unmoved(self, ids: Sequence[str]) -> list[str]:
+        """Of some documents, those whose record is as it was left. Raises RequestFailed."""
+        tokens = self.procedures.tokens(ids) if ids else {}
+        bases = {procedure_id: self._store.base(procedure_id) for procedure_id in ids}
+        return [one for one, base in bases.items() if base is not None and tokens[one] == base["updated_at"]]
+
     def _is_as_known(self, procedure_id: str, token: str | None) -> bool:
         """Whether the record is as we left it; then that is all. Else it is to be read."""
 

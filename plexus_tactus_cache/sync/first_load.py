@@ -10,8 +10,8 @@ from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Store
-from plexus_tactus_cache.store.documents import has_document
 from plexus_tactus_cache.sync.engine import SyncEngine
+from plexus_tactus_cache.sync.reconciler import is_older
 from plexus_tactus_cache.sync.within import within
 
 log = logging.getLogger("plexus_tactus_cache")
@@ -24,9 +24,11 @@ def revalidate(procedure_id: str, store: Store, engine: SyncEngine | None, setti
     """
     if store.creation(procedure_id) is not None:
         return True  # Plexus does not have it yet
-    problem = _ask(procedure_id, engine, settings)
+    problem = _ask(procedure_id, store, engine, settings)
     if problem is None or has_document(store, procedure_id):
         return True
+    if store.forgotten(procedure_id) is not None:
+        raise RemoteUnavailable(f"procedure {procedure_id!r} was forgotten here, Plexus has it, and {problem}")
     if settings.on_unreachable == "raise" or (settings.on_unreachable == "wait" and engine is None):
         raise RemoteUnavailable(f"procedure {procedure_id!r} is not stored here, and {problem}")
     if settings.on_unreachable == "wait":
@@ -40,7 +42,13 @@ def revalidate(procedure_id: str, store: Store, engine: SyncEngine | None, setti
     return True
 
 
-def _ask(procedure_id: str, engine: SyncEngine | None, settings: CacheSettings) -> str | None:
+def has_document(store: Store, procedure_id: str) -> bool:
+    """Whether more is stored of a procedure than that its record cannot be used, if that much."""
+    header = store.header(procedure_id)
+    return header is not None and (header.dirty or store.base(procedure_id) is not None)
+
+
+def _ask(procedure_id: str, store: Store, engine: SyncEngine | None, settings: CacheSettings) -> str | None:
     """Read the record and reconcile: None, or why Plexus's document is not known."""
     if engine is None:
         return "there is no client to ask Plexus with"
@@ -61,5 +69,10 @@ def _ask(procedure_id: str, engine: SyncEngine | None, settings: CacheSettings) 
     if isinstance(answer, Failure):
         where = "Plexus refused it" if answer.kind is FailureClass.REFUSED else "Plexus cannot be asked"
         return f"{where} ({answer.kind.value}: {answer.message})"
+    token = store.forgotten(procedure_id)
+    if token is not None and (answer is None or is_older(answer.updated_at, token)):
+        return "it does not show it: a read can be stale; if it was deleted there, `forget --discard` it here"
+    if token is not None and answer is not None and (answer.envelope.problem or answer.envelope.absent):
+        return answer.envelope.problem or "its record there has no metadata"
     engine.reconcile(procedure_id, answer, time.time())
     return answer.envelope.problem if answer is not None else None

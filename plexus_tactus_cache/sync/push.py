@@ -245,7 +245,10 @@ class Pushes:
         header = header._replace(pushed=max(header.pushed, push.version), queued=True)
         self._store.put_header(procedure_id, header)
         history = history_of(self._store, procedure_id)
-        self._put_history(procedure_id, history.sending(push.snapshot).confirmed(push.snapshot.id))
+        if push.snapshot.id not in {one.id for one in history.snapshots}:
+            self._store.update_pending(procedure_id, now, reread=True, look=False)
+            return  # it was forgotten while this was on its way, and is another one now
+        self._put_history(procedure_id, history.confirmed(push.snapshot.id))
         self._store.put_base(procedure_id, Base(updated_at, push.snapshot, push.update.base.foreign).to_json())
         uploads = self._store.uploads(procedure_id)
         kept = {one.key for one in push.placement.attachments.values()}

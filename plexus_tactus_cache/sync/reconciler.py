@@ -244,7 +244,12 @@ def _with_status(before: Digests, last: Base | None, remote: Remote | None) -> D
 
 def _stale(base: Base | None, remote: Remote | None) -> bool:
     """Whether a read may be older than what is there: no record (yet), or one older than Plexus confirmed."""
-    return remote is None or (base is not None and _moment(remote.updated_at) < _moment(base.updated_at))
+    return remote is None or (base is not None and is_older(remote.updated_at, base.updated_at))
+
+
+def is_older(one: str, other: str) -> bool:
+    """Whether a record of token `one` was there before that of `other`."""
+    return _moment(one) < _moment(other)
 
 
 def _moment(timestamp: str) -> dt.datetime:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from plexus_tactus_cache.errors import CacheClosed, LeaseLost, LocalStoreError, OutOfResources
+from plexus_tactus_cache.remote.failures import RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Store
 from plexus_tactus_cache.sync.engine import SyncEngine, place_of
@@ -124,10 +126,18 @@ class SyncThread:
         """Let go of what need not be kept, a little at a time: whether there is more."""
         more = False
         if self._retention is not None and time.monotonic() >= self._collect_at:
-            more = len(collect(self._store, time.time() - self._retention, most=_COLLECT, lease=lease)) == _COLLECT
+            before = time.time() - self._retention
+            gone = collect(self._store, before, most=_COLLECT, unmoved=self._unmoved, lease=lease)
+            more = len(gone) == _COLLECT
             if not more:
-                self._collect_at = time.monotonic() + COLLECT_EVERY
+                self._collect_at = time.monotonic() + min(COLLECT_EVERY, self._retention)
         return self._store.tidy(_TIDY) or more
+
+    def _unmoved(self, ids: Sequence[str]) -> list[str]:
+        try:
+            return self._engine.unmoved(ids)
+        except RequestFailed:
+            return []  # what cannot be asked about stays
 
     def _answer(self, requests: list[str], lease: Lease) -> None:
         def work() -> None:

@@ -279,9 +279,9 @@ class BeatsInTurn(LocalStore):
 class ForgetsTheDocumentOnly(LocalStore):
     """What syncing remembers of it stays, as long as nobody looks."""
 
-    def forget(self, procedure_id: str) -> None:
+    def forget(self, procedure_id: str, *, token: str | None = None) -> None:
         base = self.base(procedure_id)
-        super().forget(procedure_id)
+        super().forget(procedure_id, token=token)
         if base is not None:
             self._put_json(f"left/{procedure_id}", base)
 

@@ -10,7 +10,15 @@ import pytest
 from conftest import OpenCache
 from helpers import append, eventually, fast, remote_results, remote_state
 
-from plexus_tactus_cache import OFFLINE, InvalidArgument, ProcedureCache, ProcedureNotFound, StillNeeded, StoreFull
+from plexus_tactus_cache import (
+    OFFLINE,
+    InvalidArgument,
+    ProcedureCache,
+    ProcedureNotFound,
+    RemoteUnavailable,
+    StillNeeded,
+    StoreFull,
+)
 from plexus_tactus_cache.cli.main import main
 from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.testing.simulator import Simulator
@@ -165,8 +173,7 @@ CALLS = {
 def test_any_call_after_it_was_forgotten(
     plexus: Simulator, open_cache: OpenCache, call: str, held: bool, online: bool
 ) -> None:
-    """By another process, say. Without the object and without Plexus, what is written is merged with Plexus's later; a
-    log that was begun anew waits for a person, as any that went two ways."""
+    """By another process, say."""
     plexus.put("p", metadata={})
     cache = open_cache(load_timeout=2.0 if online else 0.2, max_backoff=0.5)
     storage = cache.storage("p")
@@ -180,18 +187,22 @@ def test_any_call_after_it_was_forgotten(
         cache.documents._recent.clear()  # as time does
     if not online:
         plexus.fail("refuse")
-    CALLS[call](storage)
     if held or online:
+        CALLS[call](storage)
         found = storage.load_procedure_metadata("p")
         assert live is None or found is live
         assert [entry.result for entry in found.execution_log][:1] == ["step of p"]
         assert found.state["k"] == "p"
+    else:  # an empty document would be taken for the whole
+        with pytest.raises(RemoteUnavailable, match="was forgotten here, Plexus has it"):
+            CALLS[call](storage)
+        plexus.heal()
+        CALLS[call](storage)
     plexus.heal()
-    begun_anew = call == "checkpoint_save" and not held and not online
-    assert cache.flush(60) is not begun_anew
+    assert cache.flush(60)
     assert remote_results(plexus, "p")[:1] == ["step of p"]
     assert remote_state(plexus, "p")["k"] == "p"
-    assert len(cache.conflicts()) == cache.status().parked == begun_anew
+    assert cache.conflicts() == []
 
 
 @pytest.mark.parametrize("metadata", [[1, 2], {"state": {"_s3_key": "procedures/p/missing.json"}}])
@@ -225,6 +236,87 @@ def test_a_log_that_was_reset_while_it_was_forgotten_is_noticed(plexus: Simulato
     assert found.state["k"] == "new run"
     assert list(found.execution_log) == []
     assert found is not live
+
+
+def test_what_removes_something_of_a_forgotten_procedure_needs_plexus(plexus: Simulator, open_cache: OpenCache) -> None:
+    """Without what Plexus has, nobody would know later that it was removed."""
+    plexus.put("p", metadata={})
+    cache = open_cache(load_timeout=0.2, max_backoff=0.5)
+    storage = cache.storage("p")
+    filled(cache, "p")
+    live = storage.load_procedure_metadata("p")
+    assert pushed(cache)
+    cache.forget("p")
+    plexus.fail("refuse")
+    for call in (
+        lambda: storage.checkpoint_clear_all("p"),
+        lambda: storage.state_delete("p", "k"),
+        lambda: storage.state_clear("p"),
+    ):
+        with pytest.raises(RemoteUnavailable):
+            call()
+    assert live.state == {"k": "p"}
+    plexus.heal()
+    storage.state_delete("p", "k")
+    storage.checkpoint_clear_all("p")
+    assert cache.flush(60)
+    assert remote_state(plexus, "p") == {}
+    assert remote_results(plexus, "p") == []
+    assert live.state == {}
+
+
+def test_an_adapter_that_only_read_it_sees_it_again(plexus: Simulator, open_cache: OpenCache) -> None:
+    plexus.put("p", metadata={})
+    with open_cache("one") as cache:
+        filled(cache, "p")
+        assert pushed(cache)
+    cache = open_cache("one")
+    storage = cache.storage("p")
+    live = storage.load_procedure_metadata("p")
+    cache.forget("p")
+    plexus.reset_counters()
+    assert storage.load_procedure_metadata("p") is live
+    assert live.state == {"k": "p"}
+    assert plexus.requests == 1
+
+
+def test_a_push_under_way_does_not_confirm_what_came_after_it_was_discarded(
+    plexus: Simulator, open_cache: OpenCache
+) -> None:
+    plexus.put("p", metadata={})
+    cache = open_cache(background=False)
+    storage = cache.storage("p")
+    filled(cache, "p")
+    assert pushed(cache)
+    append(storage, "second")
+
+    def discarded() -> None:
+        plexus.before_mutation = None
+        with ProcedureCache(OFFLINE, cache.directory, fast()) as other:
+            other.forget("p", discard=True)
+            other.storage("p").state_set("p", "new", 1)
+
+    plexus.before_mutation = lambda *_: discarded()
+    cache.sync(60)
+    assert cache.flush(60)
+    assert remote_results(plexus, "p") == ["step of p", "second"]
+    assert remote_state(plexus, "p") == {"k": "p", "new": 1}
+
+
+def test_what_plexus_does_not_have_as_it_was_left_is_not_forgotten(plexus: Simulator, open_cache: OpenCache) -> None:
+    for name in ("deleted", "changed"):
+        plexus.put(name, metadata={})
+    cache = open_cache()
+    filled(cache, "deleted", "changed")
+    assert pushed(cache)
+    plexus.delete("deleted")
+    plexus.put("changed", metadata={})
+    for name in ("deleted", "changed"):
+        with pytest.raises(StillNeeded, match="not as it was left"):
+            cache.forget(name)
+        aged(cache, name)
+    assert cache.gc(older_than=DAY).forgotten == ()
+    assert ids(cache) == ["changed", "deleted"]
 
 
 # --- gc and retention -------------------------------------------------------------------------------------

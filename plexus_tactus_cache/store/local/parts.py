@@ -205,6 +205,7 @@ class OnRows:
             if sheet.changed and sheet.header is not None and sheet.tally is not None:
                 if sheet.is_new:
                     self._note_document(sheet.name, 1)
+                self.rows.delete_row(f"gone/{sheet.name}")
                 fields = [*sheet.header, [sheet.tally.log, sheet.tally.rest]]
                 self.rows.write_row(f"doc/{sheet.name}", orjson.dumps(fields))
                 sheet.is_new = sheet.changed = False

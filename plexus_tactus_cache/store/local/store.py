@@ -8,6 +8,7 @@
 | `state/<id>/<key>`         | one top-level value of state; likewise `lua/<id>/<key>`                   |
 | `var/<id>/<digest>`        | one distinct value of captured_vars                                       |
 | `extra/<id>`               | async_procedures                                                          |
+| `gone/<id>`                | the token of a document that was forgotten, and that Plexus has           |
 | `forgotten`                | a version above those of all documents that were forgotten                |
 
 The rows of the outbox, of the books and of the processes are in the modules of those names.
@@ -321,7 +322,7 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
             self._drop(procedure_id, "var", key)
         return len(unused)
 
-    def forget(self, procedure_id: str) -> None:
+    def forget(self, procedure_id: str, *, token: str | None = None) -> None:
         sheet = self._sheet(procedure_id)
         if sheet.tally is not None and sheet.header is None:
             return  # there is nothing of it
@@ -332,8 +333,16 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
             self._note_document(sheet.name, -1)
             self.rows.delete_row(f"doc/{sheet.name}")
         last = int(time.time()) if sheet.header is None else sheet.header.version
+        if token is None:
+            self.rows.delete_row(f"gone/{sheet.name}")
+        else:
+            self._put_json(f"gone/{sheet.name}", token)
         self._put_json("forgotten", max(self.unknown().version, last + 1))
         del self._current.sheets[procedure_id]
+
+    def forgotten(self, procedure_id: str) -> str | None:
+        found: str | None = self._json(f"gone/{quoted(procedure_id)}")
+        return found
 
     def idle(self, before: float) -> list[str]:
         def work() -> list[str]:
