@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from plexus_tactus_cache import forking
 from plexus_tactus_cache.adapter import PlexusStorageAdapter
 from plexus_tactus_cache.document import checks
 from plexus_tactus_cache.document.models import is_builtin
@@ -25,6 +26,7 @@ from plexus_tactus_cache.errors import (
     ProcedureNotFound,
     RemoteUnavailable,
     StoreReadOnly,
+    WrongType,
 )
 from plexus_tactus_cache.reconcile.decide import Side
 from plexus_tactus_cache.remote.attachments import s3_or_none
@@ -56,7 +58,6 @@ from plexus_tactus_cache.sync.upkeep import Unmoved, collect, create, forget, re
 log = logging.getLogger("plexus_tactus_cache")
 
 _TIDY = 1.0  # seconds of a close for making the store smaller
-_open_caches: weakref.WeakSet[ProcedureCache] = weakref.WeakSet()
 
 
 class ProcedureCache:
@@ -99,6 +100,8 @@ class ProcedureCache:
     ) -> None:
         self._background = background
         self._read_only = read_only
+        if dashboard_state is not None and not callable(dashboard_state):
+            raise WrongType("dashboard_state", f"want a function, not {checks.kind_of(dashboard_state)}")
         self._projection = dashboard_state
         self.settings = CacheSettings() if settings is None else checks.instance(settings, CacheSettings, "settings")
         self._client = client_or_none(client, self.settings)
@@ -120,7 +123,7 @@ class ProcedureCache:
             if isinstance(error, OSError):  # of an import: no descriptor is left for that either
                 raise unusable(self.directory, error) from error
             raise
-        _open_caches.add(self)
+        forking.register(self)
         atexit.register(_close_at_exit, weakref.ref(self))
 
     def _begin(self) -> None:
@@ -159,8 +162,15 @@ class ProcedureCache:
         if self.endpoint is not None:
             self._store.bind(self.endpoint)
 
-    def _after_fork_in_child(self) -> None:
-        """Everything that must not be shared with the parent is opened anew."""
+    # --- forks: see Forking -------------------------------------------------------------------------------
+
+    def hold_still(self) -> None:
+        self.documents.hold_still()
+
+    def go_on(self) -> None:
+        self.documents.go_on()
+
+    def begin_anew(self) -> None:
         self.documents.forked()
         if not self._closed:
             self._start()
@@ -333,7 +343,7 @@ class ProcedureCache:
         except LocalStoreError as error:
             log.warning("the store was not made smaller: %s", error)
         self._store.close()
-        _open_caches.discard(self)
+        forking.forget(self)
 
     def __enter__(self) -> Self:
         return self
@@ -362,6 +372,7 @@ class ProcedureCache:
 
         Raises RemoteUnavailable for an unknown document, as `on_unreachable` says.
         """
+        procedure_id = checks.procedure_id(procedure_id)
         self.check_open()
         if self._engine is not None:
             self._bind()
@@ -370,35 +381,10 @@ class ProcedureCache:
             self.check_open()
 
 
-# --- exits and forks --------------------------------------------------------------------------------------
+# --- exits --------------------------------------------------------------------------------------------
 
 
 def _close_at_exit(reference: weakref.ref[ProcedureCache]) -> None:
     cache = reference()
     if cache is not None:
         cache.close()
-
-
-_forking: list[Documents] = []
-
-
-def _before_fork() -> None:
-    _forking.extend(cache.documents for cache in _open_caches)
-    for documents in _forking:
-        documents.hold_still()
-
-
-def _after_fork_in_parent() -> None:
-    for documents in _forking:
-        documents.go_on()
-    _forking.clear()
-
-
-def _after_fork_in_child() -> None:
-    _forking.clear()
-    for cache in list(_open_caches):
-        cache._after_fork_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -217,6 +217,7 @@ CACHE: dict[str, dict[str, tuple[Call, dict[str, Any]]]] = {
     "status": {},
     "procedures": {},
     "check_open": {},
+    **{name: {} for name in ("hold_still", "go_on", "begin_anew")},  # for forks
     "revalidate": {},  # for adapters, that have checked it
 }
 CASES = [

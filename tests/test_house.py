@@ -19,6 +19,7 @@ FLOORS = [  # from top to bottom; a room is a folder or a module
     ["tactus"],
     ["__init__"],
     ["adapter", "cache"],
+    ["forking"],
     ["sync"],
     ["remote"],
     ["store"],

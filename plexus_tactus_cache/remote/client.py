@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -14,7 +15,7 @@ from gql.transport.requests import RequestsHTTPTransport
 from pydantic import SecretStr
 
 from plexus_tactus_cache.document import checks
-from plexus_tactus_cache.errors import InvalidClient, WrongType
+from plexus_tactus_cache.errors import InvalidArgument, InvalidClient, WrongType
 from plexus_tactus_cache.remote.discreet import discreet
 from plexus_tactus_cache.remote.endpoint import origin_of, refusal_of
 from plexus_tactus_cache.remote.failures import Failure, Redirected, classify, retry_after_of
@@ -92,6 +93,10 @@ class PlexusClient:
         self.api_url = api_url
         self.allow_http = allow_http
         self.timeout = checks.seconds(timeout)
+        if self.timeout == 0:
+            raise InvalidArgument("timeout", "want more than 0 seconds")
+        if allow_http is not None:
+            checks.instance(allow_http, bool, "allow_http")
         self._local = threading.local()
 
     def __repr__(self) -> str:
@@ -134,9 +139,11 @@ class PlexusClient:
 
     def classify(self, error: BaseException) -> Failure:
         """What an exception raised by `execute` in this thread means."""
-        return classify(
+        found = classify(
             error, status=getattr(self._local, "status", None), retry_after=getattr(self._local, "retry_after", None)
         )
+        message = found.message.replace(self._api_key.get_secret_value(), "...")  # should Plexus repeat it
+        return dataclasses.replace(found, message=message)
 
     def _session(self) -> Any:
         """This thread's session, in this process: a connection must not be shared with a forked child."""

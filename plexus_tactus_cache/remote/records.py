@@ -70,6 +70,8 @@ def creation_fields(account_id: str, name: str, fields: Mapping[str, Any]) -> di
         if field not in CREATION_FIELDS:
             known = ", ".join(sorted(CREATION_FIELDS))
             raise TypeError(f"a new procedure takes no field {given!r}; it takes account_id, name, {known}")
+        if field in record:
+            raise InvalidArgument(given, "it is given twice")
         check = _CHECKS.get(field, _json)
         record[field] = None if value is None else check(value, given)
     if len(orjson.dumps(record)) > LARGEST_CREATION:

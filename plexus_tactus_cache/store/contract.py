@@ -95,8 +95,7 @@ class Link(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """Who holds the lease: `who` names a process for a person; `since`, and `beat`, its last sign of life, are seconds
-    since the epoch."""
+    """Who holds the lease: `who` names a process for a person; `beat` is its last sign of life."""
 
     who: str
     since: float
@@ -200,17 +199,11 @@ class DocumentTable(Protocol):
         """Apply a change that came from Plexus: it is clean then, a parked one too. `runs`: as for `merge`."""
 
     def sweep(self, procedure_id: str) -> Header | None:
-        """Free what replaced entries left behind; to be called now and then, it reads the whole log.
-
-        A write that cuts the log may do so too; `Header.swept` tells.
-        """
+        """Free what replaced entries left behind: reads the whole log. A write that cuts the log may do so too."""
 
     def forget(self, procedure_id: str, *, token: str | None = None) -> None:
         """Delete all of a document, however damaged; its garbage and conflicts stay. Should it come back, its versions
-        go on above those it had. One that is not stored is fine.
-
-        `token`: when its record was last changed, of one that Plexus has; see `forgotten`.
-        """
+        go on above those it had. One that is not stored is fine. `token`: see `forgotten`."""
 
     def forgotten(self, procedure_id: str) -> str | None:
         """The token with which a document was forgotten that Plexus has; None for one that is stored, or never was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from plexus_tactus_cache.errors import OutOfResources, RemoteUnavailable
+from plexus_tactus_cache.errors import OutOfResources, RemoteUnavailable, StoreFull
 from plexus_tactus_cache.reconcile.snapshot import Remote
 from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFailed
 from plexus_tactus_cache.settings import CacheSettings
@@ -74,5 +74,8 @@ def _ask(procedure_id: str, store: Store, engine: SyncEngine | None, settings: C
         return "it does not show it: a read can be stale; if it was deleted there, `forget --discard` it here"
     if token is not None and answer is not None and (answer.envelope.problem or answer.envelope.absent):
         return answer.envelope.problem or "its record there has no metadata"
-    engine.reconcile(procedure_id, answer, time.time())
+    try:
+        engine.reconcile(procedure_id, answer, time.time())
+    except StoreFull as error:
+        return str(error)
     return answer.envelope.problem if answer is not None else None

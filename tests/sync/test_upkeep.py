@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -248,11 +249,12 @@ def test_what_removes_something_of_a_forgotten_procedure_needs_plexus(plexus: Si
     assert pushed(cache)
     cache.forget("p")
     plexus.fail("refuse")
-    for call in (
+    calls: tuple[Callable[[], None], ...] = (
         lambda: storage.checkpoint_clear_all("p"),
         lambda: storage.state_delete("p", "k"),
         lambda: storage.state_clear("p"),
-    ):
+    )
+    for call in calls:
         with pytest.raises(RemoteUnavailable):
             call()
     assert live.state == {"k": "p"}

@@ -29,6 +29,7 @@ DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
 REPAIR = "`plexus-tactus-cache doctor --repair` saves what can be read"
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
+_LONGEST_PATH = 4000  # bytes; Linux takes 4,095, and our files have names
 _PAUSE = 0.005  # seconds
 _ROOM = 2**16  # bytes; SQLite makes the index of its log with half of that
 _FILES_OF_A_CONNECTION = 4  # the database, its log, its index, and one for a moment
@@ -54,7 +55,7 @@ _MADE_LAST = "Settings_size_delete"  # of all that diskcache makes in a new data
 
 def chosen(directory: Any) -> Path | None:
     """The directory that somebody named; None for none. Raises InvalidArgument (WrongType for a type)."""
-    if not directory:
+    if directory is None:
         return None
     if not isinstance(directory, (str, os.PathLike)) or not isinstance(os.fspath(directory), str):
         raise WrongType("directory", f"want a path (str or os.PathLike), not {checks.kind_of(directory)}")
@@ -63,6 +64,10 @@ def chosen(directory: Any) -> Path | None:
         os.fsencode(plain)  # bytes that are no text are in it as Python has them (PEP 383)
     except UnicodeEncodeError:
         raise InvalidArgument("directory", "no file could have that name: a character of it has no bytes") from None
+    if not plain:
+        raise InvalidArgument("directory", "it is empty")
+    if len(os.fsencode(plain)) >= _LONGEST_PATH or any(len(os.fsencode(one)) > 255 for one in plain.split(os.sep)):
+        raise InvalidArgument("directory", "it is too long for a path")
     if "\0" in plain:
         raise InvalidArgument("directory", "no path has a NUL character in it")
     try:

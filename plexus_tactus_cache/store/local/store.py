@@ -247,14 +247,25 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
         )
 
     def write(self, procedure_id: str, changes: Changes, now: float, delay: float = 0.0) -> Header:
-        if self._max_bytes is not None and changes.adds:
-            self._check_room(self._max_bytes)
+        if changes.adds:
+            self._check_room()
         header, changes = held_back(self.header(procedure_id) or self.unknown(), changes)
         encoded = _Encoded.of(changes)
         self.keep_old(procedure_id, changes)
         return self._queue(procedure_id, header, changes, encoded, now, delay)
 
-    def _check_room(self, most: int) -> None:
+    def put_creation(self, procedure_id: str, fields: dict[str, Any]) -> None:
+        self._check_room()
+        super().put_creation(procedure_id, fields)
+
+    def put_trace(self, kind: str, name: str, payload: bytes) -> None:
+        self._check_room()
+        super().put_trace(kind, name, payload)
+
+    def _check_room(self) -> None:
+        most = self._max_bytes
+        if most is None:
+            return
         used = self.rows.used
         if used > most:
             raise StoreFull(
