@@ -71,7 +71,7 @@ def cache_status(
         parked=sum(pending.parked is not None for pending in outbox.values()),
         conflicts=conflicts,
         last_success=link.last_success,
-        next_attempt=next_attempt if dirty else None,
+        next_attempt=next_attempt if dirty or store.garbage_due() is not None else None,
         leader=leads,
         store_problem=problem,
         store_bytes=store.size,

@@ -41,8 +41,6 @@ class BookRows(OnRows):
     def keep_old(self, procedure_id: str, changes: Changes) -> None:
         """Before keys change for the first time since a push: keep what Plexus has, for the conflict journal."""
         name = quoted(procedure_id)
-        if self.rows.checksum_of(f"base/{name}") is None:
-            return  # Plexus has nothing of it
         for part, values in (("state", changes.state), ("lua", changes.lua_state)):
             for key in map(quoted, values):
                 if self.rows.checksum_of(f"old/{name}/{part}/{key}") is None:
