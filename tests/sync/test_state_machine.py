@@ -12,6 +12,7 @@ it; when everything is quiet, it has to be in Plexus or in a journal.
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime as dt
 import json
 import os
@@ -199,6 +200,7 @@ class Machines(RuleBasedStateMachine):
         self.superseded: set[str] = set()
         self.foreign: dict[str, dict[str, Any]] = {"p": {"runtime": "lua"}}
         self.names = {"p": "p"}
+        self.rewriting: dict[str, Any] = {}  # what a writer has read, by procedure
         self.machines: list[Machine] = []
         self.reports: list[SyncReport] = []
         self.keep: Any = "local"
@@ -544,6 +546,26 @@ class Machines(RuleBasedStateMachine):
             "no foreign key": lambda pid: self.write_foreign_key(name, "x", delete=True),
         }
         self.elsewhere(name, happen[who])
+
+    @rule(name=known)
+    def begin_to_rewrite(self, name: str) -> None:
+        """A writer reads the record, and takes his time."""
+        if self.record(name) is not None:
+            self.rewriting[name] = copy.deepcopy((self.metadata(self.ids[name]), self.foreign[name]))
+
+    @rule(name=known)
+    def rewrite(self, name: str) -> None:
+        """He writes back what he had read, as Plexus's runner does at the end of a run: he means to replace nothing, but
+        what nobody else had read yet is gone."""
+        if self.record(name) is None or name not in self.rewriting:
+            return
+        metadata, foreign = self.rewriting.pop(name)
+        pid, self.count = self.ids[name], self.count + 1
+        before = self.there(pid)
+        self.plexus.put(pid, metadata={**metadata, "rewritten": self.count})
+        self.foreign[name] = {**foreign, "rewritten": self.count}
+        held = {token for machine in self.machines for token in held_by(machine.document(pid)) | machine.journal()}
+        self.wrote((), before - self.there(pid) - held)
 
     def reset_after(self, pid: str, data: st.DataObject) -> None:
         checkpoints = sorted(self.metadata(pid).get("checkpoints") or {})
