@@ -35,6 +35,7 @@ from plexus_tactus_cache.store.contract import Lease, Pending, Store
 from plexus_tactus_cache.sync.push import Projection, Push, Pushes, too_large_for_item
 from plexus_tactus_cache.sync.reconciler import Reconciled, Reconciler, history_of
 from plexus_tactus_cache.sync.schedule import Schedule
+from plexus_tactus_cache.sync.status import waits
 
 _Result = TypeVar("_Result")
 log = logging.getLogger("plexus_tactus_cache")
@@ -128,7 +129,7 @@ class SyncEngine:
                     self._pushes.collect_garbage(now)
                 except _LinkDownError:
                     pass  # recorded; everything keeps its place
-            return done.report(one for one, pending in self._store.outbox().items() if _waits(pending))
+            return done.report(one for one, pending in self._store.outbox().items() if waits(pending))
 
     def pull(self, procedure_id: str, now: float) -> Remote | None:
         """Read one record now and reconcile with it.
@@ -382,11 +383,6 @@ def place_of(error: BaseException) -> str:
     """Where an exception came from; its message may hold a payload, so it stays out of the log."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "?"
-
-
-def _waits(pending: Pending) -> bool:
-    """Whether something of it is not in Plexus yet, and nobody has to do anything about that."""
-    return pending.parked is None and not pending.look
 
 
 def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

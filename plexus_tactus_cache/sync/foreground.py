@@ -14,7 +14,7 @@ from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Store
 from plexus_tactus_cache.sync.engine import SyncEngine
 from plexus_tactus_cache.sync.leadership import Leadership
-from plexus_tactus_cache.sync.status import pending, pushed_version
+from plexus_tactus_cache.sync.status import pending, pushed_version, waits
 from plexus_tactus_cache.sync.thread import SyncThread
 from plexus_tactus_cache.sync.within import within
 
@@ -125,7 +125,7 @@ class Foreground:
     def push_before_close(self, deadline: float) -> None:
         """A last push, unless it is known to be pointless. In the sync thread, so that no request outlasts us."""
         reachable = self._thread is not None and self._thread.runs and self._store.link().state in ("online", "unknown")
-        while reachable and time.monotonic() < deadline and self._store.next_due() is not None:
+        while reachable and time.monotonic() < deadline and any(map(waits, self._store.outbox().values())):
             self._post("close")
             while "close" in self._store.requests() and time.monotonic() < deadline:
                 time.sleep(_POLL / 5)

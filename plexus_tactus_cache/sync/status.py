@@ -41,6 +41,11 @@ def _dirty(outbox: dict[str, Pending], headers: dict[str, Header | str]) -> dict
     return {name: pending for name, pending in outbox.items() if is_dirty(headers.get(name))}
 
 
+def waits(pending: Pending) -> bool:
+    """Whether something of it is not in Plexus yet, and nobody has to do anything about that."""
+    return pending.parked is None and not pending.look
+
+
 def cache_status(
     store: Store,
     now: float,
