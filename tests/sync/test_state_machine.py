@@ -567,6 +567,15 @@ class Machines(RuleBasedStateMachine):
         held = {token for machine in self.machines for token in held_by(machine.document(pid)) | machine.journal()}
         self.wrote((), before - self.there(pid) - held)
 
+    @rule(number=numbers, name=known, key=keys)
+    def push_while_he_waits(self, number: int, name: str, key: str) -> None:
+        machine = self.machines[number]
+        self.begin_to_rewrite(name)
+        pid = self.pid(name, machine)
+        self.set_through(machine, machine.storage(pid), pid, key)
+        self.reports.append(machine.cache.sync(20))
+        self.rewrite(name)
+
     def reset_after(self, pid: str, data: st.DataObject) -> None:
         checkpoints = sorted(self.metadata(pid).get("checkpoints") or {})
         if checkpoints:
