@@ -159,7 +159,10 @@ class ProcedureCache:
         """Everything that must not be shared with the parent is opened anew."""
         self.documents.forked()
         if not self._closed:
-            self._start()
+            try:
+                self._start()
+            except LocalStoreError as error:
+                log.error("%s", error)
 
     # --- public: syncing ----------------------------------------------------------------------------------
 
@@ -375,7 +378,7 @@ _forking: list[Documents] = []
 
 
 def _before_fork() -> None:
-    _forking.extend(cache.documents for cache in _open_caches)
+    _forking.extend(cache.documents for cache in _open_caches if not cache._store.is_interrupted())
     for documents in _forking:
         documents.hold_still()
 

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from plexus_tactus_cache.errors import CacheClosed, StoreBusy
+from plexus_tactus_cache.errors import CacheClosed, LocalStoreError, StoreBusy
 from plexus_tactus_cache.store.local.directory import open_file, unusable
 
 LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
@@ -89,21 +89,28 @@ class WriterLock:
     def acquire(self, ticket: Ticket, deadline: float) -> None:
         """Wait for the lock until `deadline`, on the monotonic clock.
 
-        Raises StoreBusy, naming who holds it; CacheClosed.
+        Raises StoreBusy, naming who holds it; CacheClosed; LocalStoreError in a child that was forked meanwhile.
         """
-        self._line.append(ticket)
-        while self._line[0] is not ticket:
-            self._check_open()
+        line = self._line
+        line.append(ticket)
+        while line[0] is not ticket:
+            self._check_open(line)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StoreBusy(f"other threads of this process are writing in {self._paths[0].parent}")
             ticket.wait(min(left, _SLICE))
         ticket.files = files = self._open()
         files.waiting = True
-        for file in (files.turnstile, files.lock):
-            self._wait_for(file, deadline)
-            os.pwrite(file, f"{os.getpid():<10}\n".encode(), 0)
-        fcntl.flock(files.turnstile, fcntl.LOCK_UN)
+        try:
+            for file in (files.turnstile, files.lock):
+                self._wait_for(file, deadline, line)
+                os.pwrite(file, f"{os.getpid():<10}\n".encode(), 0)
+            fcntl.flock(files.turnstile, fcntl.LOCK_UN)
+        except (OSError, ValueError) as error:  # ValueError: in a child, where the files are closed
+            self._check_open(line)
+            if isinstance(error, ValueError):
+                raise
+            raise unusable(self._paths[0], error) from error
         files.waiting = False
 
     def release(self, ticket: Ticket) -> None:
@@ -147,9 +154,13 @@ class WriterLock:
         self._closing = True
         self._files = None
 
-    def _check_open(self) -> None:
+    def _check_open(self, line: deque[Ticket]) -> None:
         if self._closing:
             raise CacheClosed(f"the store in {self._paths[0].parent} is closed")
+        if line is not self._line:
+            raise LocalStoreError(
+                f"this process was forked while its parent waited to write in {self._paths[0].parent}"
+            )
 
     def forked(self) -> None:
         """In a child: what the parent holds, or waits for, is the parent's."""
@@ -165,9 +176,9 @@ class WriterLock:
             files = self._files = _Files(*self._paths)
         return files
 
-    def _wait_for(self, file: int, deadline: float) -> None:
+    def _wait_for(self, file: int, deadline: float, line: deque[Ticket]) -> None:
         while True:
-            self._check_open()
+            self._check_open(line)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
