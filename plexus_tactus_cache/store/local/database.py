@@ -17,7 +17,6 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
@@ -26,6 +25,7 @@ from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.connecting import Connection, connected, is_busy, refuse_left, uri
 from plexus_tactus_cache.store.local.directory import REPAIR
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
+from plexus_tactus_cache.store.local.slot import Slot, disconnect, is_running
 
 Result = TypeVar("Result")
 log = logging.getLogger("plexus_tactus_cache")
@@ -35,28 +35,6 @@ LOG_PAGES = 1000  # of SQLite's write-ahead log, above which it is brought into 
 _PAGE = 4096 + 24  # bytes
 _PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
 _numbers = itertools.count(1)
-
-
-class Slot:
-    """One thread's connection, and the lock under which it is used; a fork takes all of them."""
-
-    connection: Connection | None = None
-    number = 0  # of the connection, among all that there were
-    view: object = None  # of the connection: see looking.py
-    owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
-    writing = False  # which of both
-    ticket: Ticket | None = None  # of the transaction, or of `alone`
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-
-    def __del__(self) -> None:
-        """A thread that ends takes its connection along.
-
-        By itself it would stay open, where no close and no fork finds it, until the collector comes: it refers to
-        itself, by its cache of statements.
-        """
-        disconnect(self)
 
 
 class Database:
@@ -226,7 +204,7 @@ class Database:
     def _in_order(self) -> Slot:
         """This thread's slot; what an interrupt has left open in it, and nobody owns, is undone."""
         slot = self._slot()
-        if slot.owner is not None and not _is_running(slot.owner):
+        if slot.owner is not None and not is_running(slot.owner):
             self._end(slot)
             log.error("what an interrupt left open on %s was undone", self._place)
         return slot
@@ -252,7 +230,7 @@ class Database:
                     result = work()
                     if slot.connection is not connection:
                         raise LocalStoreError("the process forked inside a transaction: it is the parent's")
-                    self.execute("COMMIT")
+                    self._commit(slot)
             finally:
                 self._end(slot)
         except BaseException:
@@ -298,6 +276,36 @@ class Database:
                 if not is_busy(error) or time.monotonic() >= deadline:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)  # some program that is not ours: it knows nothing of our lock
+
+    def _commit(self, slot: Slot) -> None:
+        """One that raised has not happened, or the error says that nobody knows."""
+        try:
+            self.execute("COMMIT")
+        except LocalStoreError as error:
+            if "disk I/O error" in str(error.__cause__) and slot.connection is not None:
+                self._take_back(slot, slot.connection)
+            raise
+
+    def _take_back(self, slot: Slot, connection: Connection) -> None:
+        """After a commit whose sync failed: all of it may be in the log, and whoever recovers that would find it.
+
+        One that changes nothing is put over its beginning; without a sync, which would fail as well.
+        """
+        try:
+            if connection.in_transaction:
+                connection.rows("ROLLBACK")
+            connection.rows("PRAGMA synchronous = OFF")
+            ((number,),) = connection.rows("PRAGMA user_version")
+            connection.rows("BEGIN IMMEDIATE")
+            connection.rows(f"PRAGMA user_version = {number}")
+            connection.rows("COMMIT")
+        except sqlite3.Error as error:
+            raise LocalStoreError(
+                f"the disk of {self._place} failed ({error}) while a write was made durable: whether it is stored is "
+                "not known before the store is opened again; what was acknowledged is safe"
+            ) from error
+        finally:
+            disconnect(slot)  # the next one syncs again
 
     def _end(self, slot: Slot) -> None:
         """Undo what is open, and let others write. To be called as often as one likes."""
@@ -354,19 +362,3 @@ class Database:
         if "disk I/O error" in text:
             text += "; see the system's log, and whether a file may grow (ulimit -f). What was acknowledged is safe"
         return LocalStoreError(f"the local store in {self._place} failed: {text}")
-
-
-def disconnect(slot: Slot) -> None:
-    """Close the connection of a slot, whose lock the caller has."""
-    connection, slot.connection = slot.connection, None
-    if connection is not None:
-        connection.close()
-
-
-def _is_running(frame: FrameType) -> bool:
-    """Whether the call that `frame` is of is still going on; one that is over is let go of."""
-    try:
-        frame.clear()
-    except RuntimeError:  # "cannot clear an executing frame"
-        return True
-    return False

@@ -26,9 +26,10 @@ from typing import Any, NamedTuple, TypeVar
 from plexus_tactus_cache.errors import LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local.connecting import Connection, connected, is_busy, uri
-from plexus_tactus_cache.store.local.database import Database, Slot, disconnect
+from plexus_tactus_cache.store.local.database import Database
 from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
 from plexus_tactus_cache.store.local.lock import WriterLock
+from plexus_tactus_cache.store.local.slot import Slot, disconnect
 
 Result = TypeVar("Result")
 
