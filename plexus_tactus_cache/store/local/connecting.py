@@ -10,6 +10,7 @@ not wait leaves those that were open as they are, and never opens their files ag
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sqlite3
 import weakref
@@ -21,7 +22,8 @@ from plexus_tactus_cache.errors import LocalStoreError
 
 _Identity = tuple[int, int]  # of a file: device and inode
 _forks = 0  # that lie between the first process and this one
-_known: weakref.WeakSet[Connection] = weakref.WeakSet()
+_known: dict[int, weakref.ref[Connection]] = {}  # not a WeakSet: Python swallows an interrupt in its callbacks
+_numbers = itertools.count()
 _left: set[_Identity] = set()  # files that a parent had open
 _execute, _close = sqlite3.Connection.execute, sqlite3.Connection.close
 
@@ -29,10 +31,14 @@ _execute, _close = sqlite3.Connection.execute, sqlite3.Connection.close
 class Connection(sqlite3.Connection):
     """A connection that is of use in the process that opened it; in a child it is neither used nor, ever, closed."""
 
+    _made = 0
+
     def __init__(self, address: str, file: Path, **options: Any) -> None:
         self._made = _forks
         self.file = _identity(file)
-        _known.add(self)  # before it is open: a fork has to find it
+        for number in [number for number, known in list(_known.items()) if known() is None]:
+            _known.pop(number, None)
+        _known[next(_numbers)] = weakref.ref(self)  # before it is open: a fork has to find it
         refuse_left(file)
         super().__init__(address, **options)
 
@@ -104,7 +110,10 @@ def is_busy(error: sqlite3.Error) -> bool:
 def forked() -> None:
     """In a child, first of all: what is open is the parent's."""
     global _forks
-    _left.update(one.file for one in list(_known) if one.file is not None and one.is_open)
+    for known in list(_known.values()):
+        connection = known()
+        if connection is not None and connection.file is not None and connection.is_open:
+            _left.add(connection.file)
     _forks += 1
 
 
