@@ -101,7 +101,7 @@ def uri(file: Path, options: str) -> str:
 
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether somebody else is in the way, for the moment."""
-    return "locked" in str(error) or "busy" in str(error)
+    return any(text in str(error) for text in ("locked", "busy", "locking protocol"))
 
 
 # --- forks ------------------------------------------------------------------------------------------------

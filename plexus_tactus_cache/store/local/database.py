@@ -356,7 +356,9 @@ class Database:
         if "readonly" in text or "unable to open" in text:
             return StoreReadOnly(f"{self._place} cannot be written: {text}")
         if is_busy(error):
-            return StoreBusy(f"another program holds the database in {self._place}: {text}")
+            holder = self._lock.holder()
+            who = "another program" if holder in (None, os.getpid()) else f"process {holder}"
+            return StoreBusy(f"{who} holds the database in {self._place}: {text}; end it, or let it go on")
         if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): {REPAIR}")
         if "disk I/O error" in text:
