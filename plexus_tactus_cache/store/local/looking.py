@@ -101,8 +101,9 @@ class LookingDatabase(Database):
                 if files == self._files():
                     return self._seen(slot, _View(files, False), made / DATABASE, "mode=rw")
             except OSError as error:
-                if directories.is_lack_of_descriptors(error):
-                    raise directories.unusable(self._place, error) from error
+                if directories.is_lack_of_descriptors(error) or directories.lacks_descriptors():
+                    # Python's tempfile says that no directory can be used
+                    raise directories.out_of_descriptors(self._place) from error
                 raise StoreReadOnly(f"{self._place} cannot be copied to look at it: {error}") from error
             finally:
                 if made is not None:
