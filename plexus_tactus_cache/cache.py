@@ -115,7 +115,7 @@ class ProcedureCache:
             max_bytes=self.settings.max_store_bytes,
             read_only=read_only,
         )
-        self._closed = False
+        self._closed = self._held_still = False
         try:
             self._begin()
         except BaseException as error:
@@ -165,15 +165,21 @@ class ProcedureCache:
     # --- forks: see Forking -------------------------------------------------------------------------------
 
     def hold_still(self) -> None:
-        self.documents.hold_still()
+        self._held_still = not self._store.is_interrupted()
+        if self._held_still:
+            self.documents.hold_still()
 
     def go_on(self) -> None:
-        self.documents.go_on()
+        if self._held_still:
+            self.documents.go_on()
 
     def begin_anew(self) -> None:
         self.documents.forked()
         if not self._closed:
-            self._start()
+            try:
+                self._start()
+            except LocalStoreError as error:
+                log.error("%s", error)
 
     # --- public: syncing ----------------------------------------------------------------------------------
 

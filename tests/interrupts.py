@@ -49,6 +49,29 @@ def interrupted(
     return events >= at
 
 
+def at_event(at: int, handler: Callable[[], object], work: Callable[[], object]) -> bool:
+    """Run `work`, and `handler` at that event of it, as a signal handler that returns: whether it came so far."""
+    events = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal events
+        if event in ("call", "c_return"):
+            events += 1
+            if events == at:
+                sys.setprofile(None)
+                handler()
+
+    tracing = sys.gettrace()
+    sys.settrace(None)
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+        sys.settrace(tracing)
+    return events >= at
+
+
 @contextmanager
 def unmeasured() -> Iterator[None]:
     """For signals whose handler raises: coverage keeps its lock for ever when one hits it in the middle of a note."""

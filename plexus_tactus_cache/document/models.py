@@ -81,14 +81,17 @@ class ExecutionLog(list[Any]):
     Appending leaves no mark: the store knows how many entries it has.
     """
 
+    replaced: set[int]
+    shuffled: bool  # entries may have moved or gone: every position has to be looked at
+
     def __init__(self, entries: Iterable[Any] = ()) -> None:
         super().__init__(entries)
-        self.acknowledge()
+        vars(self).update(self.as_stored())
 
-    def acknowledge(self) -> None:
-        """The log as it is now is stored."""
-        self.replaced: set[int] = set()
-        self.shuffled = False  # entries may have moved or gone: every position has to be looked at
+    @staticmethod
+    def as_stored() -> dict[str, Any]:
+        """What a log knows that is stored as it is."""
+        return {"replaced": set(), "shuffled": False}
 
     def __setitem__(self, index: Any, value: Any) -> None:
         super().__setitem__(index, value)

@@ -13,8 +13,9 @@ What holds for every method:
   or returned changes nothing in the store. Inside a transaction every method sees what it wrote so far.
 - **Threads.** Any thread may call any method. What a thread needs for itself (a connection) it gets at its first call
   and gives back with `release_thread`, or when it ends.
-- **Forks.** After a fork both processes go on; what cannot be shared is opened anew in the child. A fork waits until
-  no other thread is in the middle of a call. A lease, and a transaction that is under way, stay with the parent.
+- **Forks.** After a fork both processes go on; what cannot be shared is opened anew in the child. A fork waits until no
+  other thread is in the middle of a call. One by a signal handler in the middle of a call waits for nobody, and in the
+  child every method raises. A lease stays with the parent.
 - **Close.** `close` may be called twice, and while other threads use the store: those get a CacheClosed or
   finish; who waits for another writer gets it at once. Nothing that was acknowledged depends on it. Afterwards
   everything that looks at the store or changes it, or waits for it, raises CacheClosed, and its lease is as that of a
@@ -97,10 +98,10 @@ class Link(NamedTuple):
 class Leader(NamedTuple):
     """Who holds the lease: `who` names a process for a person; `beat` is its last sign of life."""
 
-    who: str
+    who: str  # the process, for a person
     since: float
     generation: int
-    beat: float = 0.0
+    beat: float = 0.0  # its last sign of life
 
 
 class Lease(Protocol):
@@ -111,8 +112,7 @@ class Lease(Protocol):
         """Raised each time that the lease is taken."""
 
     def beat(self) -> bool:
-        """Say that the holder is alive: at least every `LEASE_SECONDS` / 3. False when it lost the lease. Costs no
-        durable write."""
+        """Say that the holder is alive, every `LEASE_SECONDS` / 3: False when it lost the lease. No durable write."""
 
     def release(self) -> None:
         """Give it back at once. Twice is fine, and so is one that was lost: it takes nothing from a later holder."""
@@ -122,10 +122,9 @@ class Wakeups(Protocol):
     """News for one waiting thread, from `Store.wakeups`."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait for news, for that long at most: True when there may be some.
+        """Wait for news, for that long at most: True when there may be some; it may wake for nothing.
 
-        News is that a document was queued, or a request posted, by any opener of the store; another process's
-        is noticed within a second. It may wake for nothing.
+        News: any opener of the store queued a document, or posted a request. Of other processes: within a second.
         """
 
     def set(self) -> None:
@@ -390,6 +389,9 @@ class Store(Transactions, DocumentTable, Outbox, Bookkeeping, Garbage, Journal, 
 
     def bind(self, endpoint: str) -> None:
         """Give the store to `endpoint`. Raises EndpointMismatch when it has another one."""
+
+    def is_interrupted(self) -> bool:
+        """Whether this thread is in the middle of a call: asked in a signal handler."""
 
     def release_thread(self) -> None:
         """Give back what this thread holds of the store; it is taken again when it is needed."""

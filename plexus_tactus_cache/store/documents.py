@@ -343,8 +343,7 @@ class Documents:
 
         def done() -> None:
             live, _held, delta, header = self._or_retire(procedure_id, lambda: self.transaction(procedure_id, work))
-            edit.show(live)
-            live.acknowledge(delta, header)
+            live.acknowledge(delta, header, *edit.show(live))
 
         self._on(procedure_id, done, removes=edit.removes)
 

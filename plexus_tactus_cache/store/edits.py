@@ -13,6 +13,7 @@ from plexus_tactus_cache.document.encoding import holds_lua
 from plexus_tactus_cache.document.entries import encode_entry
 from plexus_tactus_cache.document.models import NamedCheckpoint
 from plexus_tactus_cache.document.plain import Encoded, fingerprint
+from plexus_tactus_cache.store.at_once import Call
 from plexus_tactus_cache.store.live_object import Delta, LiveDocument, Mark
 
 
@@ -34,12 +35,9 @@ class ReplaceState:
         changes |= {text: None for text in before if text not in kept}
         return replace(delta, state=marks, changes=replace(delta.changes, state=changes))
 
-    def show(self, live: LiveDocument) -> None:
+    def show(self, live: LiveDocument) -> list[Call]:
         state = live.metadata.state
-        for key, (value, encoded) in self.values.items():
-            state[key] = _shown(value, encoded)
-        for key in [key for key in state if key not in self.values]:
-            del state[key]
+        return [(state.clear,), (state.update, {key: _shown(*value) for key, value in self.values.items()})]
 
     @staticmethod
     def _mark(key: Any, value: Any, encoded: Encoded) -> Mark:
@@ -68,10 +66,11 @@ class PutCheckpoint:
         entries = {**delta.changes.entries, entry.position: encode_entry(entry)}
         return replace(delta, changes=replace(delta.changes, entries=entries))
 
-    def show(self, live: LiveDocument) -> None:
+    def show(self, live: LiveDocument) -> list[Call]:
         log, entry = live.metadata.execution_log, self._entry
         if entry is not None:
             log[entry.position : entry.position + 1] = [entry]
+        return []
 
 
 class CutLog:
@@ -96,9 +95,9 @@ class CutLog:
             changes = replace(changes, replay_index=position)
         return replace(delta, changes=changes)
 
-    def show(self, live: LiveDocument) -> None:
-        position = self._position
+    def show(self, live: LiveDocument) -> list[Call]:
+        position, metadata = self._position, live.metadata
         if position is not None:
-            metadata = live.metadata
             del metadata.execution_log[position:]
             metadata.replay_index = min(metadata.replay_index, position)
+        return []

@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import delitem, setitem
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from plexus_tactus_cache.document import checks
@@ -32,6 +33,7 @@ from plexus_tactus_cache.document.plain import Encoded, fingerprint
 from plexus_tactus_cache.errors import ValueNotSerializable
 from plexus_tactus_cache.reconcile.decide import PartName
 from plexus_tactus_cache.reconcile.snapshot import log_digests
+from plexus_tactus_cache.store.at_once import Call, at_once
 from plexus_tactus_cache.store.contract import Header
 
 
@@ -83,17 +85,17 @@ class Edit(Protocol):
     def extend(self, live: LiveDocument, delta: Delta) -> Delta:
         """`delta` and the change. Nothing is changed yet."""
 
-    def show(self, live: LiveDocument) -> None:
-        """Make the change in the object. An interrupt in the middle leaves it between what was and what is stored, so
-        that catching up with the store completes it."""
+    def show(self, live: LiveDocument) -> list[Call]:
+        """Make the change in the object's log, which `rebase` finds should an interrupt come next: the calls that make
+        the rest of it, for `acknowledge`."""
 
 
 @dataclass
 class LiveDocument:
     """A live object and what the store had when it was last in step.
 
-    It is kept by whoever holds the object, not the other way round. What is known of the store is raised last, after
-    the object shows it: after an interrupt in between, the object is found behind and catches up again.
+    It is kept by whoever holds the object, not the other way round. What it shows and what is known of the store change
+    at once, the version last: after an interrupt in between, the object is found behind and catches up again.
     """
 
     object: weakref.ref[Any]  # ProcedureMetadata, ours or Tactus's
@@ -129,12 +131,11 @@ class LiveDocument:
         """Bring what others wrote into the object, in place, except where `kept` has changes of its own."""
         if header.log_version > self.log_seen and not kept.touches_log:
             log = build_log(document.log, document.variables)
-            at_end = self.metadata.replay_index >= len(self.saved)
-            self.metadata.execution_log = ExecutionLog(log)
-            self.saved = list(log)
-            self.replay_index = document.replay_index
-            if at_end:  # a run in the middle of its replay goes on from where it is
-                self.metadata.replay_index = document.replay_index
+            shown: dict[str, Any] = {"execution_log": ExecutionLog(log)}
+            if self.metadata.replay_index >= len(self.saved):  # a run in the middle of its replay stays where it is
+                shown["replay_index"] = document.replay_index
+            known = {"saved": list(log), "replay_index": document.replay_index}
+            at_once((vars(self.metadata).update, shown), (vars(self).update, known))
         self.variables, self.swept = set(document.variables), header.swept
         self.catch_up_but_log(header, document, kept)
         if not kept.touches_log:
@@ -144,14 +145,14 @@ class LiveDocument:
         """As `catch_up`, for a run that was superseded: it has to find that out when it saves its log."""
         state = _differing(kept.changes.state, document.state)
         lua_state = _differing(kept.changes.lua_state, document.lua_state)
-        self.state = _catch_up(self.metadata.state, document.state, self.state, state)
-        self.lua_state = _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, lua_state)
+        _catch_up(self.metadata.state, document.state, self.state, state)
+        _catch_up(self.metadata.lua_state, document.lua_state, self.lua_state, lua_state)
         if kept.changes.extras is None and document.extras is not None:
-            self.metadata.__dict__[ASYNC_PROCEDURES] = decode(document.extras)
-            self.extras = value_digest(document.extras)
+            extras, digest = decode(document.extras), value_digest(document.extras)
+            at_once((setitem, vars(self.metadata), ASYNC_PROCEDURES, extras), (setattr, self, "extras", digest))
         if kept.changes.status is None and document.status is not None:
-            self.metadata.status, self.metadata.waiting_on_message_id = document.status, document.waiting_on_message_id
-        if kept.changes.status is None:
+            self.note_status(document.status, document.waiting_on_message_id)
+        elif kept.changes.status is None:
             self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
         if not (state or lua_state):  # else it shows something else than what is stored
             self.version = header.version
@@ -212,37 +213,43 @@ class LiveDocument:
             candidates = range(len(log))
         return [position for position in candidates if position >= len(saved) or log[position] is not saved[position]]
 
-    def acknowledge(self, delta: Delta, header: Header) -> None:
-        """`delta` is stored, as `header` says."""
-        log = self.metadata.execution_log
-        for position, record in delta.changes.entries.items():
-            entry = log[position]
-            if "lupa" in sys.modules and holds_lua(entry.result):
+    def acknowledge(self, delta: Delta, header: Header, *shows: Call) -> None:
+        """`delta` is stored, as `header` says; `shows` is what the object does not show of it yet."""
+        metadata = self.metadata
+        log, written, end = metadata.execution_log, delta.changes.entries, len(self.saved)
+        for position, record in written.items():
+            if "lupa" in sys.modules and holds_lua(log[position].result):
                 # A table belongs to one Lua runtime: from here on the entry holds what a restart would give.
-                entry.result = decode(Encoded(record.result, record.notes))
-            if position < len(self.saved):
-                self.saved[position] = entry
-            else:
-                self.saved.append(entry)
-        del self.saved[len(log) :]
-        if isinstance(log, ExecutionLog):
-            log.acknowledge()
-        else:
-            self.metadata.execution_log = ExecutionLog(log)
-        for values in (self.metadata.state, self.metadata.lua_state):
-            without_lua(values)
-        self.state, self.lua_state, self.extras = delta.state, delta.lua_state, delta.extras
-        self.replay_index = self.metadata.replay_index
-        if header.status is not None:
-            self.note_status(header.status, header.waiting_on_message_id)
-        self.status = (self.metadata.status, self.metadata.waiting_on_message_id)
-        if header.log_length == len(log):
-            self.log_seen = header.version
-        if header.swept == self.swept:
-            self.variables.update(delta.changes.variables)
-        else:  # rows were freed: what is still stored is not known any more
-            self.variables = set(delta.changes.variables)
-        self.version, self.swept = header.version, header.swept
+                log[position].result = decode(Encoded(record.result, record.notes))
+        without_lua(metadata.state)
+        without_lua(metadata.lua_state)
+        saved: list[Call] = [(setitem, self.saved, at, log[at]) for at in written if at < end]
+        saved.append((self.saved.extend, [log[at] for at in written if at >= end]))
+        saved.append((delitem, self.saved, slice(len(log), None)))
+        held: Any = metadata if header.status is None else header
+        shown = _shown(held.status, held.waiting_on_message_id)
+        if not isinstance(log, ExecutionLog):
+            log = shown["execution_log"] = ExecutionLog(log)
+        known = {
+            "state": delta.state,
+            "lua_state": delta.lua_state,
+            "extras": delta.extras,
+            "replay_index": metadata.replay_index,
+            "status": (held.status, held.waiting_on_message_id),
+            "log_seen": header.version if header.log_length == len(log) else self.log_seen,
+            "version": header.version,
+            "swept": header.swept,
+        }
+        if header.swept != self.swept:
+            self.variables = set()  # rows were freed: what is still stored is not known any more
+        saved.append((self.variables.update, delta.changes.variables))
+        at_once(
+            *shows,
+            *saved,
+            (vars(log).update, log.as_stored()),
+            (vars(metadata).update, shown),
+            (vars(self).update, known),
+        )
 
     def rebase(self, document: Document) -> bool:
         """Compare three ways with a stored log that others changed: False when this object's run must not go on.
@@ -304,17 +311,19 @@ class LiveDocument:
 
     def note_status(self, status: str, waiting_on_message_id: str | None) -> None:
         """The status was stored: show it in the object."""
-        self.metadata.status, self.metadata.waiting_on_message_id = self.status = (status, waiting_on_message_id)
+        known, shown = (status, waiting_on_message_id), _shown(status, waiting_on_message_id)
+        was_set: set[str] = getattr(self.metadata, "model_fields_set", set())
+        at_once((vars(self.metadata).update, shown), (was_set.update, shown), (setattr, self, "status", known))
 
     def note_state(self, key: Any, value: Any, encoded: Encoded | None) -> None:
         """One key of the state was stored, or deleted: show it in the object."""
+        state = self.metadata.state
         if encoded is None:
-            self.metadata.state.pop(key, None)
-            self.state.pop(key, None)
+            at_once((state.pop, key, None), (self.state.pop, key, None))
             return
         kept = decode(encoded) if "lupa" in sys.modules and holds_lua(value) else value
-        self.metadata.state[key] = kept
-        self.state[key] = Mark(key_text(key), value_digest(encoded), fingerprint(kept))
+        mark = Mark(key_text(key), value_digest(encoded), fingerprint(kept))
+        at_once((setitem, state, key, kept), (setitem, self.state, key, mark))
 
     def position_of(self, name: str) -> int | None:
         """The position of the entry with that name, or with that key in the envelope."""
@@ -372,21 +381,22 @@ def _differing(changes: dict[str, Encoded | None], stored: Part) -> dict[str, En
     }
 
 
-def _catch_up(values: dict[Any, Any], stored: Part, marks: Marks, kept: dict[str, Encoded | None]) -> Marks:
-    """Bring `stored` into `values`, in place, except for the keys in `kept`: the marks of what `values` has seen."""
+def _catch_up(values: dict[Any, Any], stored: Part, marks: Marks, kept: dict[str, Encoded | None]) -> None:
+    """Bring `stored` into `values`, in place, and into the marks of what they have seen, except for the keys in `kept`:
+    whoever saves those has not seen what is stored, and `overridden` must find that."""
     texts = {mark.text: key for key, mark in marks.items()}
-    found: Marks = {key: marks[key] for text, key in texts.items() if text in kept}
     for text, encoded in stored.items():
         if text in kept:
-            continue  # whoever saves it has not seen what is stored: `overridden` must find that
+            continue
         key = texts[text] if text in texts else key_value(text)
-        digest = value_digest(encoded)
-        mark = marks.get(key)
+        digest, mark = value_digest(encoded), marks.get(key)
         if mark is None or mark.digest != digest:
-            values[key] = decode(encoded)
-            mark = Mark(text, digest, fingerprint(values[key]))
-        found[key] = mark
+            value = decode(encoded)
+            at_once((setitem, values, key, value), (setitem, marks, key, Mark(text, digest, fingerprint(value))))
     for text, key in texts.items():
         if text not in stored and text not in kept:
-            values.pop(key, None)
-    return found
+            at_once((values.pop, key, None), (marks.pop, key, None))
+
+
+def _shown(status: str, waiting_on_message_id: str | None) -> dict[str, Any]:
+    return {"status": status, "waiting_on_message_id": waiting_on_message_id}

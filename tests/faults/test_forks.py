@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 
+import pytest
 from conftest import OpenCache
 from helpers import append, eventually, remote_results, remote_state
+from interrupts import at_event
 
+from plexus_tactus_cache import LocalStoreError
 from plexus_tactus_cache.testing.simulator import Simulator
 
 
@@ -79,3 +84,38 @@ def test_a_child_takes_over_when_the_parent_has_closed(plexus: Simulator, open_c
     os.write(closed[1], b"x")
     os.waitpid(pid, 0)
     assert remote_results(plexus, "p") == ["parent", "child"]
+
+
+def test_a_fork_in_a_signal_handler_during_a_write(plexus: Simulator, open_cache: OpenCache) -> None:
+    """Nobody waits for it, another thread's write goes on, and its child is told that it cannot use the store."""
+    for name in ("main", "thread"):
+        plexus.put(name)
+    cache = open_cache(lock_timeout=60)
+    main, other = cache.storage("main"), cache.storage("thread")
+    main.state_set("main", "n", 0)
+    other.state_set("thread", "n", 0)
+    pids: list[int] = []
+
+    def child() -> None:
+        threads = threading.active_count()
+        try:
+            cache.storage("main").state_get("main", "n")
+        except LocalStoreError as error:
+            with pytest.raises(LocalStoreError, match="do not fork in a signal handler"):
+                cache.sync()
+            cache.close()
+            os._exit(17 if "do not fork in a signal handler" in str(error) and threads == 1 else 1)
+        os._exit(0)
+
+    began = time.monotonic()
+    for at in range(20, 400, 20):
+        writer = threading.Thread(target=other.state_set, args=("thread", "n", at))
+        writer.start()
+        at_event(at, lambda: pids.append(fork(child)), partial(main.state_set, "main", "n", at))
+        writer.join()
+    outcomes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    assert set(outcomes) <= {0, 17}
+    assert outcomes.count(17) > 3
+    assert time.monotonic() - began < 50, "a fork has waited for lock_timeout"
+    assert cache.flush(60)
+    assert (remote_state(plexus, "main"), remote_state(plexus, "thread")) == ({"n": at}, {"n": at})

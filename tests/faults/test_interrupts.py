@@ -22,13 +22,13 @@ from processes import Process, opened
 from plexus_tactus_cache import CheckpointEntry, PlexusStorageAdapter, ProcedureCache
 from plexus_tactus_cache.testing.simulator import Simulator
 
-Picture = tuple[list[Any], dict[str, Any], dict[str, Any], str, int]
+Picture = tuple[list[Any], dict[str, Any], dict[str, Any], str, int, str | None]
 Call = Callable[[PlexusStorageAdapter, int], object]
 
 
 def picture(live: Any) -> Picture:
     results = [(getattr(entry, "name", None), entry.result) for entry in live.execution_log]
-    return results, dict(live.state), dict(live.lua_state), live.status, live.replay_index
+    return results, dict(live.state), dict(live.lua_state), live.status, live.replay_index, live.waiting_on_message_id
 
 
 def save(storage: PlexusStorageAdapter, number: int) -> None:
@@ -128,6 +128,42 @@ def test_an_interrupt_at_every_place_of_a_write(cache: ProcedureCache, other: Pr
         if not reached:
             break
     assert at > 50
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("others", [False, True], ids=["saved next", "changed elsewhere, then saved"])
+def test_a_save_after_an_interrupt_at_every_place_undoes_nothing(
+    cache: ProcedureCache, other: ProcedureCache, name: str, others: bool
+) -> None:
+    """What the interrupted call has shown of what it stored is no change of the object's holder, who saves it next."""
+    prepare, call = CALLS[name]
+    storage, referee = cache.storage("p"), other.storage("p")
+    held = storage.load_procedure_metadata("p")
+    for at in itertools.count(1):
+        if len(held.execution_log) > 20:
+            storage.checkpoint_clear_all("p")
+        prepare(storage, at)
+        reached = interrupted(lambda: call(storage, at), at)  # noqa: B023
+        if others:
+            change_elsewhere(referee, at)
+        before = picture(referee.load_procedure_metadata("p"))
+        storage.save_procedure_metadata("p", held)
+        now = picture(referee.load_procedure_metadata("p"))
+        assert now == picture(held), at
+        if name != "save_procedure_metadata":  # which has something to save
+            assert now == before, at
+        if not reached:
+            break
+    assert not cache.conflicts()
+    assert not other.conflicts()
+    assert at > 50
+
+
+def change_elsewhere(storage: PlexusStorageAdapter, number: int) -> None:
+    """What `CALLS` change, but the log and the keys that `prepare_save` changes."""
+    storage.update_procedure_status("p", f"ELSEWHERE {number}", f"theirs {number}")
+    for key in ("k", "old", "new", "gone"):
+        storage.state_set("p", key, f"theirs {number}")
 
 
 def test_an_interrupt_at_every_place_of_a_creation(cache: ProcedureCache, other: ProcedureCache) -> None:

@@ -1,17 +1,21 @@
-"""Rows on a disk that is full, or cannot be written."""
+"""Rows on a disk that is full, cannot be written, or fails."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import Process, ProcessError
 
 from plexus_tactus_cache.errors import StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local.directory import INDEX
 from plexus_tactus_cache.store.local.rows import Rows
-from store.on_rows import MEGABYTE, fork, open_rows, put, put_all
+from store.on_rows import MEGABYTE, fork, open_rows, opened, put, put_all
 
 # --- a full disk ------------------------------------------------------------------------------------------
 
@@ -141,3 +145,43 @@ def test_the_copy_of_a_read_only_store_is_no_file_any_more(
     assert rows.read_row("a") == b"1"
     assert not list(temporary.iterdir())
     rows.close()
+
+
+# --- a disk that fails ------------------------------------------------------------------------------------
+
+_SHIM = """
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+static int fails(void) { return access(getenv("FAILS"), F_OK) == 0 ? (errno = EIO, 1) : 0; }
+int fsync(int file) { return fails() ? -1 : syscall(SYS_fsync, file); }
+int fdatasync(int file) { return fails() ? -1 : syscall(SYS_fdatasync, file); }
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cc") or sys.platform != "linux", reason="needs Linux and cc")
+def test_a_write_whose_sync_failed_is_not_there_later(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log was written: whoever opens the store after a crash would take it for a commit."""
+    shim, fails = directory.with_name("shim.so"), directory.with_name("fails")
+    compile_ = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(shim)]
+    subprocess.run(compile_, input=_SHIM, text=True, check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    monkeypatch.setenv("FAILS", str(fails))
+    for goes_on in (False, True):
+        with Process(*opened(directory)) as process:
+            process.do(f"put('before/{goes_on}')")
+            fails.touch()
+            for number in range(3):
+                with pytest.raises(ProcessError, match="LocalStoreError"):
+                    process.do(f"put('failed/{number}')")
+                assert process.do(f"rows.read_row('failed/{number}')") is None
+            fails.unlink()
+            if goes_on:
+                process.do("put('after')")
+            process.kill()
+        rows = open_rows(directory)
+        assert rows.scan("failed/") == []
+        assert rows.read_row(f"before/{goes_on}") == b"x"
+        assert (rows.read_row("after") == b"x") is goes_on
+        rows.close()

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from interrupts import at_event
 from processes import Process
 
 from plexus_tactus_cache.errors import LocalStoreError
 from plexus_tactus_cache.store.local.rows import Rows
 from store.on_rows import PATIENCE, enter, fork, open_rows, opened, put, until_somebody_waits
+
+_TOLD = 17  # exit status of a child that was told that it cannot use the store
 
 
 def test_a_forked_child_can_write_and_the_parent_goes_on(rows: Rows, directory: Path) -> None:
@@ -76,10 +83,9 @@ def test_a_child_forked_inside_a_transaction_is_refused(directory: Path) -> None
     rows = open_rows(directory, lock_timeout=0.3)
 
     def child() -> None:
-        with pytest.raises(RuntimeError, match="outside of a transaction"):
-            rows.write_row("child", b"1")
-        with pytest.raises(LocalStoreError):
-            put(rows, "child")
+        for write in (lambda: rows.write_row("child", b"1"), lambda: put(rows, "child")):
+            with pytest.raises(LocalStoreError, match="forked in the middle of a use"):
+                write()
 
     def work() -> Callable[[], int]:
         rows.write_row("a", b"1")
@@ -174,3 +180,146 @@ def test_forks_while_many_threads_write(rows: Rows) -> None:
         thread.join()
     assert len(rows.scan("child/")) == 5
     assert [len(rows.scan(f"thread/{who}/")) for who in range(len(written))] == written
+
+
+# --- in a signal handler, in the middle of a use of the store ---------------------------------------------
+
+
+def test_a_child_of_any_moment_of_a_use_corrupts_nothing(directory: Path) -> None:
+    """It can write, or is told at once that it never can; the parent goes on either way."""
+    open_rows(directory).close()
+    told = 0
+    for at in itertools.count(1, 3):
+        rows = open_rows(directory, "normal", lock_timeout=PATIENCE)
+        put(rows, "parent")
+        waits: list[Callable[[], int]] = []
+        handle, forked = os.pipe()
+
+        def child(rows: Rows = rows, handle: int = handle) -> None:
+            os.read(handle, 1)  # the parent is done: nobody is in the way
+            try:
+                put(rows, "child")
+            except LocalStoreError as error:
+                if "forked in the middle of a use" not in str(error):
+                    raise
+                for use in (lambda: rows.read_row("parent"), lambda: open_rows(directory), lambda: rows.tidy(0)):
+                    with pytest.raises(LocalStoreError, match="forked in the middle of a use"):
+                        use()
+                elsewhere = open_rows(directory.with_name("elsewhere"))
+                put(elsewhere, "child")
+                elsewhere.close()
+                rows.close()
+                gc.collect()
+                os._exit(_TOLD)
+
+        def use(rows: Rows = rows, at: int = at) -> None:
+            put(rows, "parent", str(at).encode())
+            rows.snapshot(lambda: rows.read_row("parent"))
+            rows.read_row("parent")
+            rows.release_thread()
+
+        reached = at_event(at, lambda: waits.append(fork(child)), use)  # noqa: B023
+        put(rows, "after", b"x" * 5000)
+        os.write(forked, b"x")
+        outcomes = [wait() for wait in waits]
+        assert outcomes in ([], [0], [_TOLD]), at
+        told += outcomes == [_TOLD]
+        put(rows, "last", b"x" * 5000)
+        assert rows.read_row("parent") == str(at).encode()
+        assert rows.database.execute("PRAGMA integrity_check") == [("ok",)], at
+        rows.close()
+        os.close(handle)
+        os.close(forked)
+        if not reached:
+            break
+    assert told > 15
+
+
+def test_a_child_that_goes_on_with_the_use_it_was_forked_in(directory: Path) -> None:
+    """It does not write for its parent, nor end what that has begun; before and after the use it is one as any."""
+    rows = open_rows(directory, "normal", lock_timeout=PATIENCE)
+    put(rows, "parent")
+    for at in itertools.count(1):
+        parent, children = os.getpid(), list[int]()
+        handle, done = os.pipe()
+
+        def go_on(children: list[int] = children, handle: int = handle) -> None:
+            children.append(os.fork())
+            if children[0] == 0:
+                os.read(handle, 1)
+
+        try:
+            reached = at_event(at, go_on, lambda: put(rows, "parent", str(at).encode()))  # noqa: B023
+        except BaseException as error:
+            if os.getpid() == parent:
+                raise
+            sys.stderr.write(f"child: {error!r}\n")
+            os._exit(0 if isinstance(error, LocalStoreError) else 1)
+        if os.getpid() != parent:
+            os._exit(0)
+        put(rows, "after", b"x" * 5000)
+        os.write(done, b"x")
+        assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] in ([], [0]), at
+        put(rows, "last", b"x" * 5000)
+        assert rows.read_row("parent") == str(at).encode()
+        assert rows.database.execute("PRAGMA integrity_check") == [("ok",)], at
+        os.close(handle)
+        os.close(done)
+        if not reached:
+            break
+    rows.close()
+
+
+def test_a_child_of_any_moment_of_an_opening_corrupts_nothing(directory: Path) -> None:
+    for at in itertools.count(1, 17):
+        place = directory.with_name(f"{at}")
+        waits: list[Callable[[], int]] = []
+        opened: list[Rows] = []
+        handle, forked = os.pipe()
+
+        def child(place: Path = place, handle: int = handle) -> None:
+            os.read(handle, 1)
+            try:
+                rows = open_rows(place, lock_timeout=PATIENCE)
+            except LocalStoreError as error:
+                os._exit(_TOLD if "forked in the middle of a use" in str(error) else 1)
+            put(rows, "child")
+            rows.close()
+
+        reached = at_event(
+            at,
+            lambda: waits.append(fork(child)),  # noqa: B023
+            lambda: opened.append(open_rows(place, lock_timeout=PATIENCE)),  # noqa: B023
+        )
+        rows = opened[0]
+        put(rows, "parent")
+        os.write(forked, b"x")
+        assert [wait() for wait in waits] in ([], [0], [_TOLD]), at
+        put(rows, "last")
+        assert rows.database.execute("PRAGMA integrity_check") == [("ok",)], at
+        rows.close()
+        os.close(handle)
+        os.close(forked)
+        if not reached:
+            break
+    assert at > 500
+
+
+def test_a_fork_inside_a_transaction_waits_for_no_writer(rows: Rows, directory: Path) -> None:
+    """Who waits for it, here as an opener and as a writer, would be waited for in turn."""
+    threads = [
+        threading.Thread(target=lambda: open_rows(directory, lock_timeout=PATIENCE).close()),
+        threading.Thread(target=lambda: put(rows, "thread")),
+    ]
+
+    def work() -> Callable[[], int]:
+        for thread in threads:
+            thread.start()
+        return fork(lambda: None)
+
+    began = time.monotonic()
+    assert rows.transaction(work)() == 0
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert time.monotonic() - began < PATIENCE / 2
+    assert rows.read_row("thread") == b"x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from interrupts import unmeasured
 from processes import Process
 
 from plexus_tactus_cache.errors import CacheClosed, StoreBusy
-from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
+from plexus_tactus_cache.store.local.lock import LOCK_NAME, TURNSTILE_NAME, Ticket, WriterLock
 from plexus_tactus_cache.store.local.rows import Rows
 from store.on_rows import PATIENCE, enter, fork, in_thread, open_rows, opened, put, until_somebody_waits
 
@@ -182,6 +183,25 @@ def test_the_holder_is_the_process_that_is_in_a_transaction(rows: Rows, director
     assert observer.holder() is None
     assert rows.transaction(lambda: (rows.lock.holder(), observer.holder())) == (os.getpid(), os.getpid())
     assert rows.lock.holder() is observer.holder() is None
+
+
+def test_who_has_taken_it_and_could_not_say_so_yet_is_nobody_else(rows: Rows, directory: Path, other: Process) -> None:
+    """As one that is stopped in that very moment, after a process that goes on, and after one that was killed."""
+    for kill in (False, True):
+        other.do("put('a')")
+        if kill:
+            enter(other)
+            other.kill()
+        files = [(directory / name).open("rb") for name in (LOCK_NAME, TURNSTILE_NAME)]
+        for file in files:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        impatient = open_rows(directory, lock_timeout=0.1)
+        with pytest.raises(StoreBusy, match=r"process \? "):
+            put(impatient, "b")
+        assert impatient.lock.holder() is None
+        impatient.close()
+        for file in files:
+            file.close()
 
 
 def test_nobody_holds_a_lock_that_was_never_wanted(tmp_path: Path) -> None:

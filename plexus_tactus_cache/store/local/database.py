@@ -17,15 +17,15 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from plexus_tactus_cache.errors import CacheClosed, CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks
-from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
+from plexus_tactus_cache.store.local.connecting import Connection, connected, is_busy, refuse_left, uri
 from plexus_tactus_cache.store.local.directory import REPAIR
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
+from plexus_tactus_cache.store.local.slot import Slot, disconnect, is_running
 
 Result = TypeVar("Result")
 log = logging.getLogger("plexus_tactus_cache")
@@ -35,28 +35,6 @@ LOG_PAGES = 1000  # of SQLite's write-ahead log, above which it is brought into 
 _PAGE = 4096 + 24  # bytes
 _PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
 _numbers = itertools.count(1)
-_inherited: list[object] = []  # connections of a fork inside a transaction: neither used nor, by the collector, closed
-
-
-class Slot:
-    """One thread's connection, and the lock under which it is used; a fork takes all of them."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.connection: sqlite3.Connection | None = None
-        self.number = 0  # of the connection, among all that there were
-        self.view: object = None  # of the connection: see looking.py
-        self.owner: FrameType | None = None  # of the transaction or snapshot that the thread is in
-        self.writing = False  # which of both
-        self.ticket: Ticket | None = None  # of the transaction
-
-    def __del__(self) -> None:
-        """A thread that ends takes its connection along.
-
-        By itself it would stay open, where no close and no fork finds it, until the collector comes: it refers to
-        itself, by its cache of statements.
-        """
-        disconnect(self)
 
 
 class Database:
@@ -71,7 +49,7 @@ class Database:
     """
 
     def __init__(self, file: Path, place: Path, *, durability: str, lock: WriterLock, lock_timeout: float) -> None:
-        self._file = file
+        self.file = file.absolute()
         self._place = place
         self._lock = lock
         self._timeout = lock_timeout
@@ -88,15 +66,12 @@ class Database:
         )
         self._closed = False
         self._identity: tuple[int, int] | None = None  # of the file that the connections are on
-        self._begin_anew()
-        forks.register(self)
-
-    def _begin_anew(self) -> None:
-        """With no connection at all, as a child process must."""
         self._local = threading.local()
         self._slots: weakref.WeakSet[Slot] = weakref.WeakSet()  # those of threads that have not ended
         self._slots_lock = threading.RLock()
         self._held: list[Slot] = []  # while the process forks
+        self._holds = False
+        forks.register(self)
 
     # --- connections --------------------------------------------------------------------------------------
 
@@ -110,12 +85,12 @@ class Database:
             self._local.slot = slot
         return slot
 
-    def connection(self) -> sqlite3.Connection:
+    def connection(self) -> Connection:
         """This thread's connection; to be used under its slot's lock."""
         slot = self._slot()
         return slot.connection or self._connect(slot)
 
-    def _connect(self, slot: Slot) -> sqlite3.Connection:
+    def _connect(self, slot: Slot) -> Connection:
         """Raises CacheClosed after `close`."""
         self.refuse_when_closed()
         deadline = time.monotonic() + self._timeout
@@ -130,29 +105,30 @@ class Database:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)
 
-    def _new_connection(self, slot: Slot) -> sqlite3.Connection:
+    def _new_connection(self, slot: Slot) -> Connection:
         """One for that slot. Raises sqlite3.Error, LocalStoreError."""
         self._check_file()
-        return connected(uri(self._file, "mode=rw"), self._pragmas)  # it never makes a new, empty one
+        return connected(uri(self.file, "mode=rw"), self.file, self._pragmas)  # it never makes a new, empty one
 
     def _check_file(self) -> None:
         """Raises CacheCorrupted when the file was taken away, or replaced: what is written to it would be lost."""
         try:
-            found = os.stat(self._file)
+            found = os.stat(self.file)
         except FileNotFoundError as error:
-            raise CacheCorrupted(f"{self._file} is gone; {self._place} had a store in it") from error
+            raise CacheCorrupted(f"{self.file} is gone; {self._place} had a store in it") from error
         except OSError as error:
-            raise directories.unusable(self._file, error) from error
+            raise directories.unusable(self.file, error) from error
         identity = found.st_dev, found.st_ino
         if self._identity is None:
             self._identity = identity
         if self._identity != identity:
-            raise CacheCorrupted(f"{self._file} was replaced while it was in use: open the store again")
+            raise CacheCorrupted(f"{self.file} was replaced while it was in use: open the store again")
 
     def refuse_when_closed(self) -> None:
-        """Raises CacheClosed after `close`."""
+        """Raises CacheClosed after `close`; LocalStoreError in a child that was forked in the middle of a use."""
         if self._closed:
             raise CacheClosed(f"the store in {self._place} is closed")
+        refuse_left(self.file)
 
     def release_thread(self) -> None:
         """Close this thread's connection; it is opened again when it is needed."""
@@ -180,31 +156,42 @@ class Database:
 
     # --- forks --------------------------------------------------------------------------------------------
 
+    def is_interrupted(self) -> bool:
+        """Whether this thread is in the middle of a use of it, or waits for its turn to."""
+        slot = self._in_order()
+        return (
+            slot.owner is not None or slot.ticket is not None or any(one.lock._is_owned() for one in list(self._slots))  # type: ignore[attr-defined]
+        )
+
     def hold_still(self) -> None:
         """Wait until no thread is inside SQLite, keep it so, and close every connection.
 
         A thread that waits for the writer's lock is not inside.
         """
-        mine = self._in_order()
+        if forks.is_interrupted(self.file):
+            return
+        self._holds = True
         self._slots_lock.acquire()
         for slot in list(self._slots):
             slot.lock.acquire()
             self._held.append(slot)
-            if slot is not mine or slot.owner is None:  # only the thread that forks can be inside one
-                disconnect(slot)
+            disconnect(slot)
 
     def go_on(self) -> None:
         """Also after a `hold_still` that an interrupt ended, which Python reports and forks all the same."""
         while self._held:
             self._held.pop().lock.release()
-        forks.let_go(self._slots_lock)
+        if self._holds:
+            self._holds = False
+            forks.let_go(self._slots_lock)
 
     def leave_to_parent(self) -> None:
-        for slot in self._slots:
-            _inherited.append(slot.connection)
-            slot.connection = slot.owner = slot.ticket = None
+        mine = self._slot()
+        mine.connection = mine.owner = mine.ticket = None
+        mine.lock = threading.RLock()
+        self._slots, self._slots_lock = weakref.WeakSet((mine,)), threading.RLock()
+        self._held, self._holds = [], False
         self._lock.forked()
-        self._begin_anew()
 
     # --- transactions -------------------------------------------------------------------------------------
 
@@ -217,7 +204,7 @@ class Database:
     def _in_order(self) -> Slot:
         """This thread's slot; what an interrupt has left open in it, and nobody owns, is undone."""
         slot = self._slot()
-        if slot.owner is not None and not _is_running(slot.owner):
+        if slot.owner is not None and not is_running(slot.owner):
             self._end(slot)
             log.error("what an interrupt left open on %s was undone", self._place)
         return slot
@@ -229,12 +216,13 @@ class Database:
             if not slot.writing:
                 raise RuntimeError("a transaction cannot begin inside a snapshot")
             return work()
-        self.refuse_when_closed()
+        ticket = Ticket()
         try:
             try:
-                slot.owner, slot.writing, slot.ticket = sys._getframe(), True, Ticket()
+                slot.owner, slot.writing, slot.ticket = sys._getframe(), True, ticket
                 deadline = time.monotonic() + self._timeout
-                self._lock.acquire(slot.ticket, deadline)
+                self.refuse_when_closed()
+                self._lock.acquire(ticket, deadline)
                 with slot.lock:
                     connection = slot.connection or self._connect(slot)
                     self._check_file()
@@ -242,13 +230,25 @@ class Database:
                     result = work()
                     if slot.connection is not connection:
                         raise LocalStoreError("the process forked inside a transaction: it is the parent's")
-                    self.execute("COMMIT")
+                    self._commit(slot)
             finally:
                 self._end(slot)
         except BaseException:
             self._end(slot)  # again, should a second interrupt have ended the first
             raise
         return result
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Do what is no transaction as the only writer; not inside one. Raises what `work` does, too."""
+        slot = self._in_order()
+        ticket = Ticket()
+        try:
+            slot.ticket = ticket
+            self.refuse_when_closed()
+            self._lock.acquire(ticket, time.monotonic() + self._timeout)
+            work()
+        finally:
+            self._end(slot)
 
     def snapshot(self, work: Callable[[], Result]) -> Result:
         """What `work()` returns; its reads see one state of the store and block nobody."""
@@ -267,7 +267,7 @@ class Database:
             self._end(slot)
             raise
 
-    def _begin(self, connection: sqlite3.Connection, deadline: float = 0.0, statement: str = "BEGIN") -> None:
+    def _begin(self, connection: Connection, deadline: float = 0.0, statement: str = "BEGIN") -> None:
         while True:
             try:
                 connection.execute(statement)
@@ -276,6 +276,36 @@ class Database:
                 if not is_busy(error) or time.monotonic() >= deadline:
                     raise self.translated(error) from error
             time.sleep(_PAUSE)  # some program that is not ours: it knows nothing of our lock
+
+    def _commit(self, slot: Slot) -> None:
+        """One that raised has not happened, or the error says that nobody knows."""
+        try:
+            self.execute("COMMIT")
+        except LocalStoreError as error:
+            if "disk I/O error" in str(error.__cause__) and slot.connection is not None:
+                self._take_back(slot, slot.connection)
+            raise
+
+    def _take_back(self, slot: Slot, connection: Connection) -> None:
+        """After a commit whose sync failed: all of it may be in the log, and whoever recovers that would find it.
+
+        One that changes nothing is put over its beginning; without a sync, which would fail as well.
+        """
+        try:
+            if connection.in_transaction:
+                connection.rows("ROLLBACK")
+            connection.rows("PRAGMA synchronous = OFF")
+            ((number,),) = connection.rows("PRAGMA user_version")
+            connection.rows("BEGIN IMMEDIATE")
+            connection.rows(f"PRAGMA user_version = {number}")
+            connection.rows("COMMIT")
+        except sqlite3.Error as error:
+            raise LocalStoreError(
+                f"the disk of {self._place} failed ({error}) while a write was made durable: whether it is stored is "
+                "not known before the store is opened again; what was acknowledged is safe"
+            ) from error
+        finally:
+            disconnect(slot)  # the next one syncs again
 
     def _end(self, slot: Slot) -> None:
         """Undo what is open, and let others write. To be called as often as one likes."""
@@ -299,6 +329,7 @@ class Database:
         """
         slot = self._in_order()
         if write and (slot.owner is None or not slot.writing):
+            refuse_left(self.file)  # then it was inside of one, which is the parent's
             raise RuntimeError("a row is written outside of a transaction")
         try:
             with slot.lock:
@@ -306,7 +337,7 @@ class Database:
                 if slot.owner is not None and not connection.in_transaction:
                     # SQLite itself undoes one when the disk is full. Whatever followed would be on its own.
                     raise LocalStoreError(f"an error has undone the transaction on {self._place}")
-                return connection.execute(statement, values).fetchall()
+                return connection.rows(statement, values)
         except sqlite3.Error as error:
             raise self.translated(error) from error
 
@@ -325,25 +356,11 @@ class Database:
         if "readonly" in text or "unable to open" in text:
             return StoreReadOnly(f"{self._place} cannot be written: {text}")
         if is_busy(error):
-            return StoreBusy(f"another program holds the database in {self._place}: {text}")
+            holder = self._lock.holder()
+            who = "another program" if holder in (None, os.getpid()) else f"process {holder}"
+            return StoreBusy(f"{who} holds the database in {self._place}: {text}; end it, or let it go on")
         if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): {REPAIR}")
         if "disk I/O error" in text:
             text += "; see the system's log, and whether a file may grow (ulimit -f). What was acknowledged is safe"
         return LocalStoreError(f"the local store in {self._place} failed: {text}")
-
-
-def disconnect(slot: Slot) -> None:
-    """Close the connection of a slot, whose lock the caller has."""
-    connection, slot.connection = slot.connection, None
-    if connection is not None:
-        connection.close()
-
-
-def _is_running(frame: FrameType) -> bool:
-    """Whether the call that `frame` is of is still going on; one that is over is let go of."""
-    try:
-        frame.clear()
-    except RuntimeError:  # "cannot clear an executing frame"
-        return True
-    return False

@@ -24,6 +24,7 @@ from plexus_tactus_cache.errors import (
     StoreReadOnly,
     WrongType,
 )
+from plexus_tactus_cache.store.local.connecting import Connection, connected, uri
 
 DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
@@ -243,7 +244,8 @@ def make_database(directory: Path, timeout: float) -> None:
             with closing(_connect(directory)) as connection:
                 connection.execute("BEGIN IMMEDIATE")  # diskcache would wait for others, a minute for each statement
                 if _has_tables(connection):
-                    connection.executemany("INSERT OR REPLACE INTO Settings VALUES (?, ?)", _SETTINGS.items())
+                    for setting in _SETTINGS.items():
+                        connection.execute("INSERT OR REPLACE INTO Settings VALUES (?, ?)", setting)
                     connection.execute("COMMIT")
                     connection.execute("PRAGMA journal_mode = wal")
                     return
@@ -258,18 +260,29 @@ def make_database(directory: Path, timeout: float) -> None:
         time.sleep(_PAUSE)
 
 
+class _Maker(diskcache.Cache):  # type: ignore[misc]
+    """diskcache on a connection of ours, which a fork finds."""
+
+    @property
+    def _con(self) -> Connection:
+        if not hasattr(self._local, "con"):
+            self._local.con = _connect(Path(self._directory))
+        found: Connection = self._local.con
+        return found
+
+
 def _make_tables(directory: Path) -> None:
     """By diskcache; what it has opened by the time that it fails is closed at once, not whenever it is collected."""
-    made = diskcache.Cache.__new__(diskcache.Cache)
+    made = _Maker.__new__(_Maker)
     try:
-        made.__init__(str(directory), **_SETTINGS)
+        diskcache.Cache.__init__(made, str(directory), **_SETTINGS)
     finally:
         if hasattr(made, "_local"):
             made.close()
 
 
-def _connect(directory: Path) -> sqlite3.Connection:
-    return sqlite3.connect(directory / DATABASE, timeout=0, isolation_level=None)
+def _connect(directory: Path) -> Connection:
+    return connected(uri(directory / DATABASE, "mode=rw"), directory / DATABASE)
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

@@ -1,8 +1,7 @@
-"""Forks: no connection is open, and no thread is inside SQLite, while the process forks.
+"""Forks: no connection is open, and no thread is inside SQLite, while the process forks; connecting.py says why.
 
-SQLite keeps its locks in a table of the process. A child inherits the table and not the locks, so a connection that is
-open in any thread while the process forks makes the child write without locks: the parent may then delete the log that
-the child's writes are in (sqlite.org/howtocorrupt.html, §2.6).
+Except where a signal handler forks that interrupts a use of the store: that cannot be finished first, so nobody waits
+for anything of it, and the child cannot use that store.
 """
 
 from __future__ import annotations
@@ -10,11 +9,19 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from pathlib import Path
 from typing import Protocol
+
+from plexus_tactus_cache.store.local import connecting
 
 
 class Forkable(Protocol):
     """What has to be still while the process forks."""
+
+    file: Path
+
+    def is_interrupted(self) -> bool:
+        """Whether this thread, which forks in a signal handler then, is in the middle of a use of it."""
 
     def hold_still(self) -> None:
         """In the thread that forks, before: wait until no other thread is in the middle of anything, keep it so."""
@@ -23,7 +30,7 @@ class Forkable(Protocol):
         """After `hold_still`, in the parent."""
 
     def leave_to_parent(self) -> None:
-        """After `hold_still`, in the child."""
+        """In the child."""
 
 
 def let_go(lock: threading.RLock) -> None:
@@ -45,8 +52,13 @@ def register(found: Forkable) -> None:
         _known.add(found)
 
 
+def is_interrupted(file: Path | None = None) -> bool:
+    """Whether this thread is in the middle of a use of that file, whoever of this process opened it; None: of any."""
+    return any(one.is_interrupted() for one in list(_known) if file in (None, one.file))
+
+
 def _before() -> None:
-    opening.acquire()
+    opening.acquire(blocking=not is_interrupted())  # who opens may wait for what this thread has
     _held.extend(_known)
     for one in _held:  # an interrupt ends this, and Python forks all the same: `go_on` finds out what is held
         one.hold_still()
@@ -61,7 +73,8 @@ def _after_in_parent() -> None:
 
 def _after_in_child() -> None:
     global opening
-    for one in _held:
+    connecting.forked()
+    for one in list(_known):
         one.leave_to_parent()
     _held.clear()
     opening = threading.RLock()

@@ -43,7 +43,7 @@ class LeaseFile:
     """The file, as one opener of the directory sees it. Any thread; a Forkable."""
 
     def __init__(self, directory: Path, clock: Callable[[], float]) -> None:
-        self._path = directory / LEASE_NAME
+        self.file = directory / LEASE_NAME
         self._clock = clock
         self._lock = threading.RLock()
         self._file: int | None = None
@@ -86,10 +86,10 @@ class LeaseFile:
     def is_held(self) -> bool:
         """Whether anybody, here or elsewhere, has the lock. Changes nothing. Raises OutOfResources."""
         try:
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             if is_lack_of_descriptors(error):
-                raise unusable(self._path, error) from error
+                raise unusable(self.file, error) from error
             return False
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -102,7 +102,7 @@ class LeaseFile:
     def touched(self) -> float:
         """When its holder last said that it is alive, in seconds since the epoch. Changes nothing."""
         try:
-            return os.stat(self._path).st_mtime
+            return os.stat(self.file).st_mtime
         except OSError:
             return 0.0
 
@@ -135,10 +135,13 @@ class LeaseFile:
 
     def _open(self) -> int:
         if self._file is None:
-            self._file = open_file(self._path)
+            self._file = open_file(self.file)
         return self._file
 
     # --- forks --------------------------------------------------------------------------------------------
+
+    def is_interrupted(self) -> bool:
+        return False  # nothing of it keeps a child from closing it
 
     def hold_still(self) -> None:
         self._lock.acquire()

@@ -17,10 +17,11 @@ import time
 from collections import deque
 from pathlib import Path
 
-from plexus_tactus_cache.errors import CacheClosed, StoreBusy
+from plexus_tactus_cache.errors import CacheClosed, LocalStoreError, StoreBusy
 from plexus_tactus_cache.store.local.directory import open_file, unusable
 
 LOCK_NAME, TURNSTILE_NAME = "writer.lock", "writer.turnstile"
+_NOBODY = b" " * 10
 _PAUSE = 0.0005  # seconds between looks at a lock that another process holds
 _SLICE = 0.05  # seconds after which a thread in line looks again, should its call have got lost in an interrupt
 
@@ -31,6 +32,7 @@ class _Files:
     def __init__(self, lock: Path, turnstile: Path) -> None:
         self.lock = self.turnstile = -1
         self.waiting = False  # whether the turnstile may be locked
+        self.named: list[int] = []  # those that may say who we are
         self.lock = open_file(lock)
         self.turnstile = open_file(turnstile)
 
@@ -38,9 +40,30 @@ class _Files:
         if self.lock < 0:
             return  # closed: a fork left them to the parent
         if self.waiting:
-            fcntl.flock(self.turnstile, fcntl.LOCK_UN)
-            self.waiting = False
-        fcntl.flock(self.lock, fcntl.LOCK_UN)
+            self.pass_turnstile()
+        self._unlock(self.lock)
+
+    def name(self, file: int) -> None:
+        """Say in it who has locked it."""
+        self.named.append(file)
+        os.pwrite(file, f"{os.getpid():<10}\n".encode(), 0)
+
+    def _unlock(self, file: int) -> None:
+        """The next one takes it a moment before it can say who it is: nobody is named for it by then."""
+        try:
+            if file in self.named:
+                os.pwrite(file, _NOBODY, 0)
+                self.named.remove(file)
+            fcntl.flock(file, fcntl.LOCK_UN)
+        except (OSError, ValueError):
+            if self.lock >= 0:
+                raise
+            # In a child, that was forked meanwhile: they are the parent's.
+
+    def pass_turnstile(self) -> None:
+        """Who comes next may wait for the lock."""
+        self._unlock(self.turnstile)
+        self.waiting = False
 
     def close(self) -> None:
         files, self.lock, self.turnstile = (self.lock, self.turnstile), -1, -1
@@ -89,22 +112,28 @@ class WriterLock:
     def acquire(self, ticket: Ticket, deadline: float) -> None:
         """Wait for the lock until `deadline`, on the monotonic clock.
 
-        Raises StoreBusy, naming who holds it; CacheClosed.
+        Raises StoreBusy, naming who holds it; CacheClosed; LocalStoreError in a child that was forked meanwhile.
         """
-        self._line.append(ticket)
-        while self._line[0] is not ticket:
-            self._check_open()
+        line = self._line
+        line.append(ticket)
+        while line[0] is not ticket:
+            self._check_open(line)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise StoreBusy(f"other threads of this process are writing in {self._paths[0].parent}")
             ticket.wait(min(left, _SLICE))
         ticket.files = files = self._open()
         files.waiting = True
-        for file in (files.turnstile, files.lock):
-            self._wait_for(file, deadline)
-            os.pwrite(file, f"{os.getpid():<10}\n".encode(), 0)
-        fcntl.flock(files.turnstile, fcntl.LOCK_UN)
-        files.waiting = False
+        try:
+            for file in (files.turnstile, files.lock):
+                self._wait_for(file, deadline, line)
+                files.name(file)
+            files.pass_turnstile()
+        except (OSError, ValueError) as error:  # ValueError: in a child, where the files are closed
+            self._check_open(line)
+            if isinstance(error, ValueError):
+                raise
+            raise unusable(self._paths[0], error) from error
 
     def release(self, ticket: Ticket) -> None:
         """Give it back, whether it was acquired, waited for, or neither. Twice is fine."""
@@ -122,8 +151,8 @@ class WriterLock:
             pass  # nobody waits
 
     def holder(self) -> int | None:
-        """The process that holds the lock; None while none does. Reads a file, waits for nothing. Raises
-        LocalStoreError."""
+        """The process that holds the lock; None while none does, or none is known. Reads a file, waits for nothing.
+        Raises LocalStoreError."""
         return self._holder_of(self._paths[0])
 
     def _holder_of(self, path: Path) -> int | None:
@@ -137,7 +166,8 @@ class WriterLock:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(os.pread(file, 10, 0).strip() or b"0") or None
+                pid = int(os.pread(file, 10, 0).strip() or b"0")
+                return pid if pid and _lives(pid) else None  # who died with it is not who has it now
             return None
         finally:
             os.close(file)
@@ -147,9 +177,13 @@ class WriterLock:
         self._closing = True
         self._files = None
 
-    def _check_open(self) -> None:
+    def _check_open(self, line: deque[Ticket]) -> None:
         if self._closing:
             raise CacheClosed(f"the store in {self._paths[0].parent} is closed")
+        if line is not self._line:
+            raise LocalStoreError(
+                f"this process was forked while its parent waited to write in {self._paths[0].parent}"
+            )
 
     def forked(self) -> None:
         """In a child: what the parent holds, or waits for, is the parent's."""
@@ -165,9 +199,9 @@ class WriterLock:
             files = self._files = _Files(*self._paths)
         return files
 
-    def _wait_for(self, file: int, deadline: float) -> None:
+    def _wait_for(self, file: int, deadline: float, line: deque[Ticket]) -> None:
         while True:
-            self._check_open()
+            self._check_open(line)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
@@ -180,3 +214,13 @@ class WriterLock:
                         "long: end it, or let it go on"
                     ) from None
             time.sleep(_PAUSE)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # of another user
+    return True

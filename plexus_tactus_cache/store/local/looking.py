@@ -25,10 +25,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from plexus_tactus_cache.errors import LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
-from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
-from plexus_tactus_cache.store.local.database import Database, Slot, disconnect
+from plexus_tactus_cache.store.local.connecting import Connection, connected, is_busy, uri
+from plexus_tactus_cache.store.local.database import Database
 from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
 from plexus_tactus_cache.store.local.lock import WriterLock
+from plexus_tactus_cache.store.local.slot import Slot, disconnect
 
 Result = TypeVar("Result")
 
@@ -60,7 +61,7 @@ class LookingDatabase(Database):
     def __init__(self, file: Path, place: Path, *, lock_timeout: float) -> None:
         super().__init__(file, place, durability="normal", lock=WriterLock(place), lock_timeout=lock_timeout)
 
-    def _new_connection(self, slot: Slot) -> sqlite3.Connection:
+    def _new_connection(self, slot: Slot) -> Connection:
         deadline = time.monotonic() + min(self._timeout, _PATIENCE)
         while True:
             files = self._files()
@@ -69,10 +70,10 @@ class LookingDatabase(Database):
                 if journal is not None:
                     break
                 if log is None or log[1] == 0:
-                    return self._seen(slot, _View(files, False), uri(self._file, "immutable=1"))
-                if not self._file.with_name(INDEX).exists():
+                    return self._seen(slot, _View(files, False), self.file, "immutable=1")
+                if not self.file.with_name(INDEX).exists():
                     break
-                return self._seen(slot, _View(files, True), uri(self._file, "mode=ro"))
+                return self._seen(slot, _View(files, True), self.file, "mode=ro")
             except sqlite3.OperationalError as error:
                 if database is None or (log is None or log[1] == 0):
                     raise
@@ -81,25 +82,28 @@ class LookingDatabase(Database):
             time.sleep(_PAUSE)
         return self._copied(slot)
 
-    def _seen(self, slot: Slot, view: _View, address: str) -> sqlite3.Connection:
+    def _seen(self, slot: Slot, view: _View, file: Path, options: str) -> Connection:
         slot.view = view
-        return connected(address, (*_PRAGMAS, "SELECT 1 FROM sqlite_master LIMIT 1"))  # that opens log and index
+        return connected(
+            uri(file, options), file, (*_PRAGMAS, "SELECT 1 FROM sqlite_master LIMIT 1")
+        )  # that opens log and index
 
     def _files(self) -> _Files:
-        return tuple(map(_state, (self._file, self._file.with_name(LOG), self._file.with_name(JOURNAL))))
+        return tuple(map(_state, (self.file, self.file.with_name(LOG), self.file.with_name(JOURNAL))))
 
-    def _copied(self, slot: Slot) -> sqlite3.Connection:
+    def _copied(self, slot: Slot) -> Connection:
         """On a copy of what is there now, of one moment, whose files are gone as soon as they are open."""
         deadline = time.monotonic() + self._timeout
         while True:
             files, made = self._files(), None
             try:
-                made = directories.copy(self._file.parent)
+                made = directories.copy(self.file.parent)
                 if files == self._files():
-                    return self._seen(slot, _View(files, False), uri(made / DATABASE, "mode=rw"))
+                    return self._seen(slot, _View(files, False), made / DATABASE, "mode=rw")
             except OSError as error:
-                if directories.is_lack_of_descriptors(error):
-                    raise directories.unusable(self._place, error) from error
+                if directories.is_lack_of_descriptors(error) or directories.lacks_descriptors():
+                    # Python's tempfile says that no directory can be used
+                    raise directories.out_of_descriptors(self._place) from error
                 raise StoreReadOnly(f"{self._place} cannot be copied to look at it: {error}") from error
             finally:
                 if made is not None:
@@ -112,6 +116,7 @@ class LookingDatabase(Database):
         deadline = time.monotonic() + self._timeout
         slot = self._slot()
         while True:
+            self.refuse_when_closed()
             with slot.lock:
                 if not self._sees_what_is_there(slot):
                     disconnect(slot)

@@ -22,7 +22,7 @@ from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks, marker
 from plexus_tactus_cache.store.local.database import Database
 from plexus_tactus_cache.store.local.directory import DATABASE
-from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
+from plexus_tactus_cache.store.local.lock import WriterLock
 from plexus_tactus_cache.store.local.looking import LookingDatabase
 from plexus_tactus_cache.store.local.marker import FORMATS, Marker
 
@@ -198,16 +198,12 @@ class Rows:
 
     def _under_lock(self, work: Callable[[], None]) -> None:
         """Do what is no transaction of ours as the only writer."""
-        ticket = Ticket()
         try:
-            self.lock.acquire(ticket, time.monotonic() + self._timeout)
-            work()
+            self.database.alone(work)
         except sqlite3.Error as error:
             raise self.database.translated(error) from error
         except OSError as error:
             raise directories.unusable(self.path, error) from error
-        finally:
-            self.lock.release(ticket)
 
     # --- the opener -----------------------------------------------------------------------------------------
 

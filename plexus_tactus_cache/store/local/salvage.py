@@ -30,7 +30,7 @@ from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import marker
-from plexus_tactus_cache.store.local.connecting import uri
+from plexus_tactus_cache.store.local.connecting import Connection, connected, uri
 from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
 from plexus_tactus_cache.store.local.examine import examine
 from plexus_tactus_cache.store.local.lease import LeaseFile
@@ -310,10 +310,10 @@ class _Damaged:
         self._numbers: dict[str, int] = {}
 
     def __enter__(self) -> _Damaged:
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         try:
             if self._file.exists():
-                self._connection = sqlite3.connect(uri(self._file, "mode=rw"), uri=True, isolation_level=None)
+                self._connection = connected(uri(self._file, "mode=rw"), self._file)
                 self._connection.text_factory = lambda text: text.decode(errors="replace")
         except sqlite3.Error:
             pass  # then there is nothing to be read

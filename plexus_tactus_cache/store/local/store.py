@@ -30,6 +30,7 @@ from plexus_tactus_cache.reconcile.lineage import upgraded
 from plexus_tactus_cache.store.cancelled import held_back, note_cancelled
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local import directory as directories
+from plexus_tactus_cache.store.local import forks
 from plexus_tactus_cache.store.local.books import BookRows
 from plexus_tactus_cache.store.local.journal import JournalRows
 from plexus_tactus_cache.store.local.marker import FORMATS
@@ -126,6 +127,9 @@ class LocalStore(RecoveryRows, BookRows, JournalRows, ProcessRows):
 
     def tidy(self, seconds: float) -> bool:
         return self.rows.tidy(seconds)
+
+    def is_interrupted(self) -> bool:
+        return forks.is_interrupted(self.rows.database.file)
 
     def release_thread(self) -> None:
         self.rows.release_thread()
