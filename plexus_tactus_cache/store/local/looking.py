@@ -23,12 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from plexus_tactus_cache.errors import LocalStoreError, StoreBusy, StoreReadOnly
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local.connecting import connected, is_busy, uri
 from plexus_tactus_cache.store.local.database import Database, Slot, disconnect
-from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
+from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG, REPAIR
+from plexus_tactus_cache.store.local.lease import LeaseFile
 from plexus_tactus_cache.store.local.lock import WriterLock
+from plexus_tactus_cache.store.local.wal import read_log
 
 Result = TypeVar("Result")
 
@@ -55,9 +57,10 @@ class _View(NamedTuple):
 
 
 class LookingDatabase(Database):
-    """A Database that only looks; see there for the arguments."""
+    """A Database that only looks; see there for the arguments. Raises CacheCorrupted, see `_check_log`."""
 
     def __init__(self, file: Path, place: Path, *, lock_timeout: float) -> None:
+        _check_log(place)
         super().__init__(file, place, durability="normal", lock=WriterLock(place), lock_timeout=lock_timeout)
 
     def _new_connection(self, slot: Slot) -> sqlite3.Connection:
@@ -145,6 +148,25 @@ class LookingDatabase(Database):
         if write or self._in_order().owner is not None:
             return super().execute(statement, values, write=write)
         return self._settled(lambda: super(LookingDatabase, self).execute(statement, values))
+
+
+def _check_log(place: Path) -> None:
+    """Raises CacheCorrupted when SQLite would drop transactions from the log, and whoever closes it delete it.
+
+    Not where somebody syncs: the log was in order when he came.
+    """
+    if LeaseFile(place, time.monotonic).is_held():
+        return
+    for _ in range(2):  # others may write meanwhile, and begin the log anew: that is not damaged when it is read again
+        try:
+            log = (place / LOG).read_bytes()  # which has no POSIX locks that closing it would end
+        except OSError:
+            return  # there is none; or opening the database says what is wrong with it
+        if not read_log(log).damaged:
+            return
+    raise CacheCorrupted(
+        f"the log of the database in {place} is damaged, and what was written after that would be lost: {REPAIR}"
+    )
 
 
 def _state(file: Path) -> tuple[int, ...] | None:
