@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from helpers import append, client_of, eventually, fast, remote_results, remote_
 from processes import environment
 
 from faults.damaged import DOCUMENTS, Made, damage, fill, make, picture, rows, whose
-from plexus_tactus_cache import OFFLINE, CacheCorrupted, LocalStoreError, ProcedureCache, StorageError
+from plexus_tactus_cache import OFFLINE, CacheCorrupted, LocalStoreError, ProcedureCache, StorageError, StoreReadOnly
 from plexus_tactus_cache.cli.main import main
 from plexus_tactus_cache.store.local import salvage
-from plexus_tactus_cache.store.local.directory import DATABASE
+from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
 from plexus_tactus_cache.testing.simulator import Simulator
 
 _PAGE, _LEAF = 4096, 13
@@ -316,3 +317,98 @@ def test_a_directory_that_cannot_be_written_is_a_problem(damaged: Path, capsys: 
         assert main(["doctor", "--directory", str(damaged), "--repair"]) == 0  # nothing is damaged
     finally:
         damaged.chmod(0o700)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"x", 7, "text"], ids=repr)
+@pytest.mark.parametrize("key", ["outbox/dirty", "state/dirty/k0", "doc/dirty", "log/dirty/000000001", "store"])
+def test_a_row_that_holds_anything_is_damage_like_any(
+    made: Made, damaged: Path, key: str, value: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connection = sqlite3.connect(damaged / DATABASE)
+    with connection:
+        (found,) = [one for one in rows(damaged) if one.replace("%22", "") == key]
+        connection.execute("UPDATE Cache SET value = ? WHERE key = ?", (value, found))
+    connection.close()
+    status, report = doctor(capsys, damaged)
+    assert status == 1
+    assert any(key.split("/")[-1] in text or "dirty" in text for text in problems(report))
+    if key == "store":
+        with pytest.raises(CacheCorrupted, match=r"match its checksum; `plexus-tactus-cache doctor --repair` saves"):
+            ProcedureCache(OFFLINE, damaged, fast())
+    else:
+        with ProcedureCache(OFFLINE, damaged, fast(), read_only=True) as cache:
+            age = cache.status().oldest_dirty_age
+            assert age is not None
+            assert age < 1e6
+            assert picture(cache, "other") == made.pictures["other"]
+            if not key.startswith("outbox/"):
+                with pytest.raises(CacheCorrupted, match=r"other procedures are not affected; .*doctor --repair"):
+                    picture(cache, "dirty")
+    doctor(capsys, damaged, "--repair")
+    assert not problems(doctor(capsys, damaged)[1])
+    with ProcedureCache(OFFLINE, damaged, fast()) as cache:
+        assert picture(cache, "other") == made.pictures["other"]
+
+
+def test_a_store_without_the_row_that_names_it_is_repaired(
+    made: Made, damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(damaged, "store", "deleted")
+    with pytest.raises(CacheCorrupted, match=r"which store it is: .*doctor --repair"):
+        ProcedureCache(OFFLINE, damaged, fast())
+    assert len(doctor(capsys, damaged, "--repair")[1]["whole"]) == len(DOCUMENTS)
+    with ProcedureCache(OFFLINE, damaged, fast()) as cache:
+        assert {name: picture(cache, name) for name in DOCUMENTS} == made.pictures
+
+
+def test_what_a_repair_that_was_cut_short_says_is_the_way_out(
+    damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (damaged / "repaired-1").mkdir()
+    (damaged / "damaged-1").mkdir()
+    shutil.copy(damaged / DATABASE, damaged / "repaired-1" / DATABASE)
+    (damaged / DATABASE).rename(damaged / "damaged-1" / DATABASE)
+    for read_only in (True, False):
+        with pytest.raises(CacheCorrupted, match=r"repair was cut short: .*doctor --repair` finishes it"):
+            ProcedureCache(OFFLINE, damaged, fast(), read_only=read_only)
+    (what,) = problems(doctor(capsys, damaged)[1])
+    assert "finishes it" in what
+    doctor(capsys, damaged, "--repair")
+    assert not problems(doctor(capsys, damaged)[1])
+
+
+@pytest.mark.parametrize("what", ["a database", "a text", "nothing that SQLite knows"])
+def test_what_is_not_ours_is_neither_repaired_nor_touched(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if what == "a database":
+        connection = sqlite3.connect(tmp_path / DATABASE)
+        with connection:
+            connection.execute("CREATE TABLE Cache (key, value)")
+            connection.execute("INSERT INTO Cache VALUES ('store', x'0000')")
+        connection.close()
+    else:
+        (tmp_path / DATABASE).write_bytes(b"mine" if what == "a text" else os.urandom(10_000))
+    before = contents(tmp_path)
+    assert main(["doctor", "--repair", "--directory", str(tmp_path)]) == 1
+    assert "no store of ours" in capsys.readouterr().err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["writer.lock", "writer.turnstile", "leader.lock", LOG, INDEX, JOURNAL])
+def test_a_directory_in_the_place_of_a_file_is_named(
+    damaged: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (damaged / name).unlink(missing_ok=True)
+    (damaged / name).mkdir()
+    begin = time.monotonic()
+    status, found = doctor(capsys, damaged)
+    assert status == 1
+    assert any(f"{name} is a directory" in text for text in problems(found))
+    if name != "leader.lock":  # without which only syncing cannot go on
+        assert main(["doctor", "--repair", "--directory", str(damaged)]) == 1
+        assert f"{name} is a directory" in capsys.readouterr().err
+        with pytest.raises(StoreReadOnly, match=f"{name} is a directory"):
+            ProcedureCache(OFFLINE, damaged, fast())
+    main(["status", "--directory", str(damaged)])
+    assert time.monotonic() - begin < 50  # lock_timeout is 60 s, for each of them

@@ -28,6 +28,7 @@ from plexus_tactus_cache.errors import (
 DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
 REPAIR = "`plexus-tactus-cache doctor --repair` saves what can be read"
+REPAIRED = "repaired-"  # how a directory is called in which a repair makes the new database
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _PAUSE = 0.005  # seconds
 _ROOM = 2**16  # bytes; SQLite makes the index of its log with half of that
@@ -128,7 +129,7 @@ def open_file(path: Path) -> int:
 
 def unwritable(directory: Path) -> str | None:
     """Why not even the owner can write there; None where nothing speaks against it. Looks only."""
-    places = directory, directory / DATABASE
+    places = [place for place in (directory, directory / DATABASE) if place.exists()]
     try:
         frozen = os.statvfs(directory).f_flag & os.ST_RDONLY
         ours = directory.stat().st_uid == os.geteuid()

@@ -25,7 +25,7 @@ def examine(directory: Path, now: float) -> Iterator[Finding]:
     """What is wrong in `directory`, and what is well, one thing after the other. `now`: seconds since the epoch."""
     yield _sqlite()
     yield _disk(directory)
-    why = directories.unwritable(directory)
+    why = marker.in_the_way(directory) or directories.unwritable(directory)
     if why is not None:
         yield Finding(about="directory", level="problem", detail=why)
     try:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from plexus_tactus_cache.store.local.rows import MODE_RAW, intact
+from plexus_tactus_cache.store.local.checksums import MODE_RAW, intact
 from plexus_tactus_cache.store.local.wal import PAGE, is_page_size, read_log
 
 _MAGIC = b"SQLite format 3\0"

@@ -24,22 +24,23 @@ import orjson
 
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part, unpack
 from plexus_tactus_cache.document.reports import RepairReport
-from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import marker
-from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
+from plexus_tactus_cache.store.local.checksums import checksum
+from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG, REPAIRED
 from plexus_tactus_cache.store.local.examine import examine
 from plexus_tactus_cache.store.local.lease import LeaseFile
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 from plexus_tactus_cache.store.local.marker import FORMATS, Marker
 from plexus_tactus_cache.store.local.pages import Pages, Row
 from plexus_tactus_cache.store.local.parts import OF_DOCUMENTS, Tally, header_and_tally_of
-from plexus_tactus_cache.store.local.rows import STORE, checksum
+from plexus_tactus_cache.store.local.rows import STORE
 from plexus_tactus_cache.store.local.store import LocalStore
 
-_NEW, _ASIDE = "repaired-", "damaged-"  # directories, while and after a store is repaired
+_ASIDE = "damaged-"  # a directory, after a store was repaired
 _FILES = (DATABASE, LOG, INDEX, JOURNAL)
 _PATIENCE = 5.0  # seconds for others to stop writing
 _NOT_COPIED = frozenset({STORE, "documents", "lease", "request", "conflicts", "conflict-of", "same"})  # made anew
@@ -56,6 +57,8 @@ def salvage(directory: Path, now: float) -> RepairReport:
     why = marker.take(directory)
     if why is not None:
         raise LocalStoreError(f"{why}: it cannot be repaired there")
+    if not (directory / marker.MARKER).exists():
+        _refuse_foreign(directory)
     lock, ticket = WriterLock(directory), Ticket()
     try:
         lock.acquire(ticket, time.monotonic() + _PATIENCE)
@@ -74,7 +77,7 @@ def _salvage(directory: Path, now: float) -> RepairReport:
     if all(finding.level != "damage" for finding in examine(directory, now)):
         return RepairReport(aside=None)
     stamp = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    new, aside = directory / f"{_NEW}{stamp}", directory / f"{_ASIDE}{stamp}"
+    new, aside = directory / f"{REPAIRED}{stamp}", directory / f"{_ASIDE}{stamp}"
     if aside.exists():
         raise LocalStoreError(f"{aside} is there already: repair it a second later")
     copied = directories.copy(directory)
@@ -88,6 +91,17 @@ def _salvage(directory: Path, now: float) -> RepairReport:
     finally:
         shutil.rmtree(copied)
     return found
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Raises StoreReadOnly where no row is of ours: before anything is made there."""
+    copied = directories.copy(directory)
+    try:
+        with _Damaged(copied) as found:
+            if not found.has_rows:
+                raise StoreReadOnly(f"no store of ours is in {directory}: nothing is repaired there")
+    finally:
+        shutil.rmtree(copied)
 
 
 def _marker(directory: Path) -> Marker | None:
@@ -121,8 +135,8 @@ def _move(name: str, source: Path, target: Path) -> None:
 
 
 def _undo_what_was_cut_short(directory: Path) -> None:
-    for new in directory.glob(f"{_NEW}*"):
-        aside = directory / f"{_ASIDE}{new.name.removeprefix(_NEW)}"
+    for new in directory.glob(f"{REPAIRED}*"):
+        aside = directory / f"{_ASIDE}{new.name.removeprefix(REPAIRED)}"
         if aside.exists() and (new / DATABASE).exists():  # else the repair was done, but for deleting this
             for name in reversed(_FILES):
                 _move(name, aside, directory)
@@ -331,6 +345,11 @@ class _Damaged:
             return (self._directory / LOG).read_bytes()
         except FileNotFoundError:
             return b""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether any is as it was written."""
+        return any(row.payload is not None for row in self._newest.values())
 
     def keys(self) -> tuple[dict[str, list[str]], list[str]]:
         """The keys of all rows that can be found: of each document, by its quoted name, and the others."""
