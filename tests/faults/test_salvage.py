@@ -350,6 +350,39 @@ def test_a_row_that_holds_anything_is_damage_like_any(
         assert picture(cache, "other") == made.pictures["other"]
 
 
+def test_a_row_that_has_lost_its_key_is_damage(made: Made, damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    connection = sqlite3.connect(damaged / DATABASE)
+    with connection:
+        connection.execute("UPDATE Cache SET key = NULL WHERE key = 'doc/dirty'")
+    connection.close()
+    assert any("lost its key" in text for text in problems(doctor(capsys, damaged)[1]))
+    assert "dirty" in doctor(capsys, damaged, "--repair")[1]["partly"]
+    assert not problems(doctor(capsys, damaged)[1])
+
+
+@pytest.mark.parametrize("at", [3, 17, 21, 30, 47, 100, 103])
+def test_the_header_of_the_database_costs_nothing(
+    made: Made, damaged: Path, at: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (damaged / DATABASE).open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 2]))
+    before = contents(damaged)
+    try:
+        with ProcedureCache(OFFLINE, damaged, fast(), read_only=True) as cache:
+            assert picture(cache, "dirty") == made.pictures["dirty"]
+        assert contents(damaged) == before
+        return  # that byte means nothing
+    except CacheCorrupted as error:
+        said = str(error)
+    assert "doctor --repair" in said
+    assert len(doctor(capsys, damaged, "--repair")[1]["whole"]) == len(DOCUMENTS)
+    with ProcedureCache(OFFLINE, damaged, fast()) as cache:
+        assert {name: picture(cache, name) for name in DOCUMENTS} == made.pictures
+
+
 def test_a_store_without_the_row_that_names_it_is_repaired(
     made: Made, damaged: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger("plexus_tactus_cache")
 _SYNCHRONOUS = {"full": 2, "normal": 1}
 LOG_PAGES = 1000  # of SQLite's write-ahead log, above which it is brought into the database
 _PAGE = 4096 + 24  # bytes
+_DAMAGE = ("malformed", "not a database", "unsupported file format")  # what SQLite calls it
 _PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
 _numbers = itertools.count(1)
 _inherited: list[object] = []  # connections of a fork inside a transaction: neither used nor, by the collector, closed
@@ -326,7 +327,7 @@ class Database:
             return StoreReadOnly(f"{self._place} cannot be written: {text}")
         if is_busy(error):
             return StoreBusy(f"another program holds the database in {self._place}: {text}")
-        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+        if isinstance(error, sqlite3.DatabaseError) and any(what in text for what in _DAMAGE):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): {REPAIR}")
         if "disk I/O error" in text:
             text += "; see the system's log, and whether a file may grow (ulimit -f). What was acknowledged is safe"
