@@ -285,10 +285,13 @@ class ProcedureCache:
 
     def gc(self, older_than: float | None = None) -> GcReport:
         """Forget the procedures of which Plexus has everything and that were not written for `older_than` seconds
-        (default: the setting `retention`; without it, none), and give the disk back what is free."""
+        (default: the setting `retention`; without it, none), and give the disk back what is free. Raises StoreReadOnly.
+        """
         if older_than is not None:
             older_than = checks.seconds(older_than, "older_than")
         self.check_open()
+        if self._store.read_only:
+            raise StoreReadOnly(self._store.read_only)
         age = self.settings.retention if older_than is None else older_than
         if self._store.read_only:
             raise StoreReadOnly(self._store.read_only)

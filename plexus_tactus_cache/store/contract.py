@@ -63,7 +63,7 @@ class Header(NamedTuple):
 class Pending(NamedTuple):
     """Why and when a document of the outbox will be pushed."""
 
-    since: float  # when it became dirty
+    since: float  # when it became dirty; 0: nobody knows any more
     due: float = 0.0  # not before; see `Outbox.due`
     attempts: int = 0
     parked: str | None = None  # why it waits for a person

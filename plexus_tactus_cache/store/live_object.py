@@ -1,8 +1,7 @@
 """Live objects: the one ProcedureMetadata per document that a process's runtimes hold and change.
 
 A runtime loads the object once, appends to its log, changes its state in place, and saves it again and again
-(plexus-facts.md §9). A `LiveDocument` remembers what the store had when it last looked, so that a save
-finds what changed by looking at what changed.
+(plexus-facts.md §9). A `LiveDocument` remembers what the store had, so that a save finds what changed.
 """
 
 from __future__ import annotations
@@ -86,16 +85,15 @@ class Edit(Protocol):
         """`delta` and the change. Nothing is changed yet."""
 
     def show(self, live: LiveDocument) -> list[Call]:
-        """Make the change in the object's log, which `rebase` finds should an interrupt come next: the calls that make
-        the rest of it, for `acknowledge`."""
+        """Make the change in the log, which `rebase` finds after an interrupt: the calls that make the rest."""
 
 
 @dataclass
 class LiveDocument:
     """A live object and what the store had when it was last in step.
 
-    It is kept by whoever holds the object, not the other way round. What it shows and what is known of the store change
-    at once, the version last: after an interrupt in between, the object is found behind and catches up again.
+    It is kept by whoever holds the object. What it shows and what is known of the store change at once, the version
+    last: after an interrupt in between, the object is found behind and catches up again.
     """
 
     object: weakref.ref[Any]  # ProcedureMetadata, ours or Tactus's

@@ -72,7 +72,7 @@ def cache_status(
         problem=link.problem,
         procedures=len(headers),
         dirty=len(dirty),
-        oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty), default=None),
+        oldest_dirty_age=max((max(0.0, now - pending.since) for pending in dirty if pending.since), default=None),
         parked=sum(pending.parked is not None for pending in outbox.values()),
         conflicts=conflicts,
         last_success=link.last_success,

@@ -184,7 +184,7 @@ def test_a_store_from_before_there_were_markers(plexus: Simulator, tmp_path: Pat
     assert files(directory) == before
     with ProcedureCache(client_of(plexus), directory, fast()) as cache:
         assert cache.flush(20)
-    assert said(directory)["format"] == 2
+    assert said(directory)["format"] == 3
     fill(directory, 2)
     assert state(directory) == {"k": 2}
 
@@ -333,6 +333,22 @@ def test_a_directory_that_is_as_good_as_empty(directory: Path, name: str) -> Non
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("name", ["writer.lock", "writer.turnstile", "leader.lock"])
+@pytest.mark.parametrize("content", ["mine", "1234567890\n\n", None], ids=["a text", "longer", "a directory"])
+def test_a_file_of_others_that_is_called_as_a_lock(directory: Path, name: str, content: str | None) -> None:
+    (directory / name).mkdir() if content is None else (directory / name).write_text(content)
+    before = files(directory)
+    with pytest.raises(StoreReadOnly, match=rf"not ours \(it holds '{name}'\)"):
+        ProcedureCache(None, directory, fast())
+    assert files(directory) == before
+
+
+def test_a_lock_that_a_process_left(directory: Path) -> None:
+    (directory / "writer.lock").write_text(f"{os.getpid():<10}\n")
+    fill(directory)
+    assert state(directory) == {"k": 1}
+
+
 def test_a_link_to_a_directory(directory: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(directory)
@@ -396,6 +412,18 @@ def test_the_directory_of_another_user(shared: Path) -> None:
 
     assert as_somebody(try_it) == 0
     assert not list((shared / "empty").iterdir())
+
+
+@needs_root
+@pytest.mark.parametrize("name", [DATABASE, MARKER])
+def test_a_file_of_another_user_in_a_directory_of_ours(directory: Path, name: str) -> None:
+    """Who could write into it what he likes."""
+    fill(directory)
+    os.chown(directory / name, SOMEBODY, SOMEBODY)
+    before = files(directory)
+    with pytest.raises(StoreReadOnly, match=f"{name} belongs to user {SOMEBODY}, and its directory to user root"):
+        ProcedureCache(None, directory, fast())
+    assert files(directory) == before
 
 
 @needs_root

@@ -43,6 +43,17 @@ def look(directory: Path) -> None:
     assert set(threading.enumerate()) == threads
 
 
+def test_what_changes_something_is_refused(directory: Path) -> None:
+    with ProcedureCache(None, directory, fast(), read_only=True) as cache:
+        for change in (
+            lambda: cache.gc(1),
+            lambda: cache.storage("p").state_set("p", "k", 2),
+            lambda: cache.forget("p"),
+        ):
+            with pytest.raises(StoreReadOnly, match="to look at it only"):
+                change()
+
+
 def crash(directory: Path) -> None:
     """Leave a log behind, as a process does that is killed."""
     held: list[ProcedureCache] = []  # one that nobody holds closes its connections

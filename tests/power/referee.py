@@ -92,8 +92,10 @@ def cuts(events: Sequence[Event], count: int, dice: random.Random) -> list[int]:
     return sorted(min(max(0, dice.choice(pick)()), len(events)) for _ in range(count))
 
 
-def findings(events: Sequence[Event], count: int, seed: str, directory: Path) -> Iterator[Finding]:
-    """What is wrong with so many images of power cuts in a record.
+def findings(
+    events: Sequence[Event], count: int, seed: str, directory: Path, durability: str = "full"
+) -> Iterator[Finding]:
+    """What is wrong with so many images of power cuts in a record, for who opens them with this durability.
 
     They are made below `directory`; the first with something wrong stays there as `wrong`, as it was before it was opened.
     """
@@ -104,7 +106,7 @@ def findings(events: Sequence[Event], count: int, seed: str, directory: Path) ->
             (ledger if event.kind is Kind.MARK else disk).take(event)
         done = cut
         disk.cut(image, random.Random(f"{seed} {number}"))
-        found = judged(image / STORE, ledger)
+        found = judged(image / STORE, ledger, durability)
         shutil.rmtree(image)
         if found and not wrong.exists():
             disk.cut(wrong, random.Random(f"{seed} {number}"))
@@ -112,11 +114,11 @@ def findings(events: Sequence[Event], count: int, seed: str, directory: Path) ->
             yield Finding(kind, cut, f"{seed} {number}", what)
 
 
-def judged(store: Path, ledger: Ledger) -> list[tuple[Wrong, str]]:
+def judged(store: Path, ledger: Ledger, durability: str) -> list[tuple[Wrong, str]]:
     """What is wrong with a store in which this should be."""
     try:
-        found = _looked_at(store, ledger)
-        with ProcedureCache(None, store, fast()) as cache:
+        found = _looked_at(store, ledger, durability)
+        with ProcedureCache(None, store, fast(durability=durability)) as cache:
             for lane in ledger.lanes():
                 wrong = ledger.judge(lane, seen(cache.storage(procedure_of(lane)), lane))
                 found += [wrong] if wrong else []
@@ -126,7 +128,7 @@ def judged(store: Path, ledger: Ledger) -> list[tuple[Wrong, str]]:
             storage = cache.storage("a-1")
             do(storage, "a-1", _AFTERWARDS)
             after = seen(storage, "a-1")
-        with ProcedureCache(None, store, fast()) as cache:
+        with ProcedureCache(None, store, fast(durability=durability)) as cache:
             if seen(cache.storage("a-1"), "a-1") != after:
                 found.append((Wrong.BROKEN, "what is written afterwards does not stay"))
     except StorageError as error:
@@ -134,10 +136,10 @@ def judged(store: Path, ledger: Ledger) -> list[tuple[Wrong, str]]:
     return found
 
 
-def _looked_at(store: Path, ledger: Ledger) -> list[tuple[Wrong, str]]:
+def _looked_at(store: Path, ledger: Ledger, durability: str) -> list[tuple[Wrong, str]]:
     """What is wrong with what `status` and `ls` see, before anybody writes there."""
     try:
-        with ProcedureCache(None, store, read_only=True) as cache:
+        with ProcedureCache(None, store, fast(durability=durability), read_only=True) as cache:
             there, status = {one.procedure_id for one in cache.procedures()}, cache.status()
     except StoreReadOnly as error:  # there is no store; which is right until something is acknowledged
         return [(Wrong.LOST, str(error))] if ledger.acknowledged else []

@@ -32,8 +32,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     return of
 
 
-def judge(events: Sequence[Event], count: int, seed: str, directory: Path) -> list[Finding]:
-    return list(findings(events, count, seed, directory))
+def judge(events: Sequence[Event], count: int, seed: str, directory: Path, durability: str = "full") -> list[Finding]:
+    return list(findings(events, count, seed, directory, durability))
 
 
 def test_the_record_is_whole(record: Record, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -60,18 +60,19 @@ def test_what_was_acknowledged_survives(record: Record, tmp_path: Path) -> None:
 
 def test_what_is_not_promised_is_found_missing(record: Record, tmp_path: Path) -> None:
     """The control: `normal` survives a crash only. What is there was acknowledged, but not all that was is there."""
-    assert {finding.wrong for finding in judge(record("normal"), IMAGES, "a", tmp_path)} == {Wrong.LOST}
+    assert {finding.wrong for finding in judge(record("normal"), IMAGES, "a", tmp_path, "normal")} == {Wrong.LOST}
 
 
-def judge_new(events: Sequence[Event], count: int, directory: Path) -> list[Finding]:
+def judge_new(events: Sequence[Event], count: int, directory: Path, durability: str) -> list[Finding]:
     """What is broken in stores that are new: from their first file to their first writes."""
     said = [at for at, event in enumerate(events) if event.kind is Kind.MARK]
-    return [finding for finding in judge(events[: said[10]], count, "new", directory) if finding.wrong is Wrong.BROKEN]
+    found = judge(events[: said[10]], count, "new", directory, durability)
+    return [finding for finding in found if finding.wrong is Wrong.BROKEN]
 
 
 @pytest.mark.parametrize("durability", ["full", "normal"])
 def test_a_new_store_is_one_whatever_it_lost(record: Record, tmp_path: Path, durability: str) -> None:
-    assert judge_new(record(durability), IMAGES // 2, tmp_path) == []
+    assert judge_new(record(durability), IMAGES // 2, tmp_path, durability) == []
 
 
 @pytest.mark.parametrize("path", [STORE, LOG, f"{STORE}/cache.db"])
@@ -94,4 +95,4 @@ def test_what_was_acknowledged_survives_many_power_cuts(record: Record, tmp_path
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("durability", ["full", "normal"])
 def test_new_stores_that_lose_their_power(record: Record, tmp_path: Path, durability: str) -> None:
-    assert judge_new(record(durability), MANY // 2, tmp_path) == []
+    assert judge_new(record(durability), MANY // 2, tmp_path, durability) == []

@@ -33,6 +33,7 @@ log = logging.getLogger("plexus_tactus_cache")
 _SYNCHRONOUS = {"full": 2, "normal": 1}
 LOG_PAGES = 1000  # of SQLite's write-ahead log, above which it is brought into the database
 _PAGE = 4096 + 24  # bytes
+_DAMAGE = ("malformed", "not a database", "unsupported file format")  # what SQLite calls it
 _PAUSE = 0.005  # seconds between tries while a program that is not ours holds the database
 _numbers = itertools.count(1)
 
@@ -359,7 +360,7 @@ class Database:
             holder = self._lock.holder()
             who = "another program" if holder in (None, os.getpid()) else f"process {holder}"
             return StoreBusy(f"{who} holds the database in {self._place}: {text}; end it, or let it go on")
-        if isinstance(error, sqlite3.DatabaseError) and ("malformed" in text or "not a database" in text):
+        if isinstance(error, sqlite3.DatabaseError) and any(what in text for what in _DAMAGE):
             return CacheCorrupted(f"the database in {self._place} is damaged ({text}): {REPAIR}")
         if "disk I/O error" in text:
             text += "; see the system's log, and whether a file may grow (ulimit -f). What was acknowledged is safe"

@@ -29,6 +29,7 @@ from plexus_tactus_cache.store.local.connecting import Connection, connected, ur
 DATABASE: str = diskcache.core.DBNAME
 LOG, INDEX, JOURNAL = f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal"  # that SQLite makes beside it
 REPAIR = "`plexus-tactus-cache doctor --repair` saves what can be read"
+REPAIRED = "repaired-"  # how a directory is called in which a repair makes the new database
 _NEVER = 2**62  # bytes; no row is ever that large, so none becomes a file
 _LONGEST_PATH = 4000  # bytes; Linux takes 4,095, and our files have names
 _PAUSE = 0.005  # seconds
@@ -134,7 +135,7 @@ def open_file(path: Path) -> int:
 
 def unwritable(directory: Path) -> str | None:
     """Why not even the owner can write there; None where nothing speaks against it. Looks only."""
-    places = directory, directory / DATABASE
+    places = [place for place in (directory, directory / DATABASE) if place.exists()]
     try:
         frozen = os.statvfs(directory).f_flag & os.ST_RDONLY
         ours = directory.stat().st_uid == os.geteuid()

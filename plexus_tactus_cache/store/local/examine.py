@@ -25,7 +25,7 @@ def examine(directory: Path, now: float) -> Iterator[Finding]:
     """What is wrong in `directory`, and what is well, one thing after the other. `now`: seconds since the epoch."""
     yield _sqlite()
     yield _disk(directory)
-    why = directories.unwritable(directory)
+    why = marker.in_the_way(directory) or directories.unwritable(directory)
     if why is not None:
         yield Finding(about="directory", level="problem", detail=why)
     try:
@@ -111,7 +111,9 @@ def _others(store: LocalStore, now: float) -> Iterator[Finding]:
     """The rows that are not a part of what a document holds."""
     for (key,) in store.rows.database.execute("SELECT CAST(key AS TEXT) FROM Cache"):
         try:
-            if key.startswith("outbox/") or key.partition("/")[0] not in OF_DOCUMENTS:
+            if key is None:
+                yield Finding(about="row", level="damage", detail="a row has lost its key")
+            elif key.startswith("outbox/") or key.partition("/")[0] not in OF_DOCUMENTS:
                 store.rows.read_row(key)
         except LocalStoreError as error:
             yield _error("row", error)

@@ -7,7 +7,8 @@ is there, and is decided for each connection:
 |--------------------------------|-------------------------------------------------------------------------------------|
 | no log, or an empty one        | as a file that does not change                                                      |
 | a log and its index            | with both; others may write meanwhile. The index, a memory that processes share,    |
-|                                | may be rebuilt: as read-only it would be so for the writers of this process, too    |
+|                                | is the one file that may change: SQLite makes it anew from the log when who had it  |
+|                                | has died. As read-only it would be so for the writers of this process, too          |
 | a log without an index of use  | as a copy, log included, that is made for it                                        |
 
 The first and the last know nothing of what is written meanwhile: the files tell, before and after each read.
@@ -15,6 +16,7 @@ The first and the last know nothing of what is written meanwhile: the files tell
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sqlite3
@@ -23,15 +25,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from plexus_tactus_cache.errors import LocalStoreError, StoreBusy, StoreReadOnly
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
+from plexus_tactus_cache.store.local import marker
 from plexus_tactus_cache.store.local.connecting import Connection, connected, is_busy, uri
 from plexus_tactus_cache.store.local.database import Database
-from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
+from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG, REPAIR
+from plexus_tactus_cache.store.local.lease import LeaseFile
 from plexus_tactus_cache.store.local.lock import WriterLock
 from plexus_tactus_cache.store.local.slot import Slot, disconnect
+from plexus_tactus_cache.store.local.wal import read_log
 
 Result = TypeVar("Result")
+log = logging.getLogger("plexus_tactus_cache")
 
 _PRAGMAS = ("PRAGMA mmap_size = 0", "PRAGMA cache_size = 8192")
 _PATIENCE = 1.0  # seconds for a process that opens or closes the database; one that is stopped holds it for ever
@@ -56,9 +62,16 @@ class _View(NamedTuple):
 
 
 class LookingDatabase(Database):
-    """A Database that only looks; see there for the arguments."""
+    """A Database that only looks; see there for the arguments. `durability`: of those who wrote.
 
-    def __init__(self, file: Path, place: Path, *, lock_timeout: float) -> None:
+    Raises StoreReadOnly where it cannot be used; CacheCorrupted, see `_check_log`.
+    """
+
+    def __init__(self, file: Path, place: Path, *, durability: str, lock_timeout: float) -> None:
+        obstacle = marker.in_the_way(place, (DATABASE, LOG, INDEX, JOURNAL))
+        if obstacle is not None:
+            raise StoreReadOnly(obstacle)
+        _check_log(place, durability)
         super().__init__(file, place, durability="normal", lock=WriterLock(place), lock_timeout=lock_timeout)
 
     def _new_connection(self, slot: Slot) -> Connection:
@@ -113,7 +126,8 @@ class LookingDatabase(Database):
 
     def _settled(self, read: Callable[[], Result]) -> Result:
         """What `read()` returns, once it was of one state of the files."""
-        deadline = time.monotonic() + self._timeout
+        begin = time.monotonic()
+        deadline, patience = begin + self._timeout, begin + min(self._timeout, _PATIENCE)
         slot = self._slot()
         while True:
             self.refuse_when_closed()
@@ -125,7 +139,7 @@ class LookingDatabase(Database):
             except LocalStoreError as error:
                 unchanged = self._sees_what_is_there(slot)
                 mendable = slot.connection is not None and isinstance(error, StoreReadOnly | StoreBusy)
-                if time.monotonic() >= deadline or (unchanged and not mendable):
+                if time.monotonic() >= (patience if unchanged else deadline) or (unchanged and not mendable):
                     raise
                 with slot.lock:
                     disconnect(slot)  # it was changed meanwhile; or whoever did so has died, and left a damaged index
@@ -150,6 +164,27 @@ class LookingDatabase(Database):
         if write or self._in_order().owner is not None:
             return super().execute(statement, values, write=write)
         return self._settled(lambda: super(LookingDatabase, self).execute(statement, values))
+
+
+def _check_log(place: Path, durability: str) -> None:
+    """Raises CacheCorrupted when SQLite would drop transactions from the log, and whoever closes it delete it.
+
+    Only said with `durability="normal"`, where a power cut may leave holes. Not looked for where somebody syncs: the
+    log was in order when he came.
+    """
+    if LeaseFile(place, time.monotonic).is_held():
+        return
+    for _ in range(2):  # others may write meanwhile, and begin the log anew: that is not damaged when it is read again
+        try:
+            content = (place / LOG).read_bytes()  # which has no POSIX locks that closing it would end
+        except OSError:
+            return  # there is none; or opening the database says what is wrong with it
+        if not read_log(content).damaged:
+            return
+    what = f"the log of the database in {place} is damaged, and what was written after that"
+    if durability == "full":
+        raise CacheCorrupted(f"{what} would be lost: {REPAIR}")
+    log.error("%s is lost, as it may be after a power cut with durability=normal", what)
 
 
 def _state(file: Path) -> tuple[int, ...] | None:

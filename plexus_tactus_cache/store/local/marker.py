@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import stat
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ import orjson
 
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
-from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
+from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG, REPAIRED
 from plexus_tactus_cache.store.local.lease import LEASE_NAME
 from plexus_tactus_cache.store.local.lock import LOCK_NAME, TURNSTILE_NAME
 
@@ -34,6 +36,7 @@ WAY_OUT = "put it back from a backup, or, to begin an empty store, move the dire
 
 _NEW = f"{MARKER}.new"
 _LOCKS = {LOCK_NAME, TURNSTILE_NAME, LEASE_NAME}
+_LOCK, _LOCK_BYTES = re.compile(rb"[0-9 \n]{0,11}"), 11
 _OURS = {MARKER, _NEW, DATABASE, LOG, INDEX, JOURNAL} | _LOCKS
 _NOTHING = _LOCKS | {_NEW, "lost+found"}  # what may be where no store is: the last is in the root of a file system
 
@@ -87,6 +90,23 @@ def holds_store(directory: Path) -> bool:
     return (directory / MARKER).is_file() or (directory / DATABASE).is_file()
 
 
+def without_database(directory: Path) -> CacheCorrupted:
+    """What is to be said where a marker is, and no database."""
+    if any(directory.glob(f"{REPAIRED}*")):
+        return CacheCorrupted(
+            f"{directory} is a store whose repair was cut short: `plexus-tactus-cache doctor --repair` finishes it"
+        )
+    return CacheCorrupted(f"{directory} is a store, but its database ({DATABASE}) is gone or empty: {WAY_OUT}")
+
+
+def in_the_way(directory: Path, names: Collection[str] | None = None) -> str | None:
+    """What cannot be used because a directory is where the store has a file of such a name; None where none is."""
+    for name in sorted(_OURS if names is None else names):
+        if (directory / name).is_dir():
+            return f"{directory / name} is a directory, and the store has a file of that name: move it away"
+    return None
+
+
 def take(directory: Path) -> str | None:
     """Find out whether the directory may be written, and make it where it is not there.
 
@@ -99,13 +119,15 @@ def take(directory: Path) -> str | None:
         raise StoreReadOnly(f"{directory} is another directory to diskcache, which expands variables: name another")
     try:
         directories.make_durably(directory)
-        names = _names(directory)
         owner = directory.stat()
+        names = _names(directory, owner.st_uid)
     except FileExistsError as error:
         raise StoreReadOnly(f"{directory} is not a directory") from error
     except OSError as error:
         raise _unmade(directory, error) from error
     is_store = not names.isdisjoint((MARKER, DATABASE))
+    if is_store and (obstacle := in_the_way(directory, _OURS - {LEASE_NAME})) is not None:
+        raise StoreReadOnly(obstacle)
     _refuse_strangers(directory, owner, names, is_store)
     try:
         with tempfile.TemporaryFile(dir=directory):  # asks the file system: root passes every other check
@@ -120,14 +142,23 @@ def take(directory: Path) -> str | None:
     return None
 
 
-def _names(directory: Path) -> set[str]:
-    """Of all that is in it. Raises StoreReadOnly for one of ours that is a link: what is behind it is not ours."""
+def _names(directory: Path, owner: int) -> set[str]:
+    """Of all that is in it.
+
+    Raises StoreReadOnly for one of ours that is a link: what is behind it is not ours; and for one of another user,
+    who could write there what he likes.
+    """
     names = set()
     with os.scandir(directory) as entries:
         for entry in entries:
             names.add(entry.name)
             if entry.name in _OURS and entry.is_symlink():
                 raise StoreReadOnly(f"{entry.path} is a link: put the file itself in its place")
+            if entry.name in (MARKER, DATABASE) and (user := entry.stat().st_uid) != owner:
+                raise StoreReadOnly(
+                    f"{entry.path} belongs to {_name_of(user)}, and its directory to {_name_of(owner)}: "
+                    "give both to one of them"
+                )
     return names
 
 
@@ -145,11 +176,22 @@ def _refuse_strangers(directory: Path, owner: os.stat_result, names: set[str], i
         if is_store:
             raise StoreReadOnly(f"{whose}: only that user may write there; `plexus-tactus-cache status` may look")
         raise StoreReadOnly(f"{whose}, so no store is made there: {elsewhere}")
-    foreign = names - _NOTHING
+    foreign = {name for name in names if name not in _NOTHING or not _may_be_ours(directory / name)}
     if not is_store and foreign:
         raise StoreReadOnly(f"{directory} is not empty, and not ours (it holds {min(foreign)!r}): {elsewhere}")
     if not is_store and owner.st_mode & stat.S_ISVTX:
         raise StoreReadOnly(f"{directory} is for everybody's files: {elsewhere}")
+
+
+def _may_be_ours(path: Path) -> bool:
+    """Whether a file may have been left by us where no store is: a lock has at most the number of a process in it."""
+    if path.name not in _LOCKS:
+        return True
+    try:
+        with path.open("rb") as file:
+            return _LOCK.fullmatch(file.read(_LOCK_BYTES + 1)) is not None
+    except IsADirectoryError:
+        return False
 
 
 def _name_of(user: int) -> str:

@@ -166,7 +166,7 @@ class OnRows:
         if payload is None and any(self._has_rows(kind, name) for kind in (*LOG, *REST)):
             raise CacheCorrupted(
                 f"the header of procedure {procedure_id!r} is missing from the store, other rows of it are there; "
-                "other procedures are not affected"
+                f"other procedures are not affected; {REPAIR}"
             )
         return payload
 

@@ -20,6 +20,7 @@ import orjson
 from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreFull, StoreReadOnly
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import forks, marker
+from plexus_tactus_cache.store.local.checksums import CHECKSUM_BYTES, MODE_RAW, checksum, intact
 from plexus_tactus_cache.store.local.database import Database
 from plexus_tactus_cache.store.local.directory import DATABASE
 from plexus_tactus_cache.store.local.lock import WriterLock
@@ -28,9 +29,7 @@ from plexus_tactus_cache.store.local.marker import FORMATS, Marker
 
 Result = TypeVar("Result")
 
-MODE_RAW = 1  # how diskcache marks a value that is in its row, as it is
 STORE = "store"  # the key of the row that every store has: its id, its format and more
-_CHECKSUM_BYTES = 4
 _UPSERT = (
     "INSERT INTO Cache (key, raw, store_time, access_time, size, mode, filename, value)"
     " VALUES (?, 1, ?, ?, 0, 1, NULL, ?)"
@@ -45,10 +44,11 @@ _KEYS = "SELECT key" + _RANGE + " ORDER BY key"
 _WRITTEN_BEFORE = "SELECT key" + _RANGE + " AND store_time < ? ORDER BY key"
 _COUNT = "SELECT count(*)" + _RANGE
 _FIRST = _KEYS + " LIMIT 1"
-_PREFIX = f"SELECT substr(CAST(value AS BLOB), 1, {_CHECKSUM_BYTES})"
+_PREFIX = f"SELECT ifnull(substr(CAST(value AS BLOB), 1, {CHECKSUM_BYTES}), x'')"  # of no value, or an empty one
 _CHECKSUMS = _PREFIX + _RANGE
 _CHECKSUM_OF = _PREFIX + " FROM Cache WHERE key = ? AND raw = 1"
 _IS_STORE = "SELECT 1 FROM Cache WHERE key = 'store' AND raw = 1"
+_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE name = 'Cache'"
 _INCREMENTAL = 2
 _FREE_PAGES, _FREE_PART = 256, 5  # of the file, 1 MB and a fifth, that may be free
 _GIVE_BACK = "PRAGMA incremental_vacuum(1)"  # page: a statement without columns is stepped once, whatever it asks for
@@ -73,7 +73,7 @@ class Rows:
         self.read_only: str | None = None
         self.store_id = ""
         self.lock = WriterLock(directory)
-        self._timeout = lock_timeout
+        self._timeout, self._durability = lock_timeout, durability
         with forks.opening:  # diskcache's start-up has a connection that no fork may meet
             why = f"{directory} was opened to look at it only" if read_only else marker.take(directory)
             if why is None:
@@ -83,7 +83,9 @@ class Rows:
                 why = self._open_to_write()
             if why is not None:
                 self.read_only = why
-                self.database = LookingDatabase(directory / DATABASE, directory, lock_timeout=lock_timeout)
+                self.database = LookingDatabase(
+                    directory / DATABASE, directory, durability=durability, lock_timeout=lock_timeout
+                )
                 self._open_with(self._check_store)
 
     def _open_to_write(self) -> str | None:
@@ -121,7 +123,7 @@ class Rows:
 
     def _look_first(self) -> None:
         """So that what is not ours, or has files of two stores in it, stays as it is."""
-        Rows(self.path, durability="normal", lock_timeout=self._timeout, read_only=True).close()
+        Rows(self.path, durability=self._durability, lock_timeout=self._timeout, read_only=True).close()
 
     def _make_files(self) -> None:
         if marker.read(self.path) is None and not (self.path / DATABASE).exists():
@@ -156,9 +158,7 @@ class Rows:
         """Raises StoreReadOnly where no store is, CacheCorrupted where it is not the one that the marker says."""
         found = marker.read(self.path)
         if found is not None and not found.creating and not directories.has_database(self.path):
-            raise CacheCorrupted(
-                f"{self.path} is a store, but its database ({DATABASE}) is gone or empty: {marker.WAY_OUT}"
-            )
+            raise marker.without_database(self.path)
         row = self._store_row() if directories.has_database(self.path) else None
         if row is None:
             if found is not None and not found.creating:
@@ -180,7 +180,7 @@ class Rows:
             )
 
     def _store_row(self) -> dict[str, Any] | None:
-        if not self.database.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'"):
+        if not self.database.execute(_HAS_TABLE):
             return None
         found = self.database.execute(_READ, (STORE,))
         row: dict[str, Any] | None = orjson.loads(self._checked(STORE, *found[0])) if found else None
@@ -192,9 +192,11 @@ class Rows:
             raise self._emptied()
 
     def _emptied(self) -> CacheCorrupted:
-        return CacheCorrupted(
-            f"the database in {self.path} has lost what it held, another program has emptied it: {marker.WAY_OUT}"
-        )
+        if self.database.execute(_HAS_TABLE) and self.database.execute(_FIRST, _range("doc/")):
+            what = f"the row that says which store it is: {directories.REPAIR}"
+        else:
+            what = f"what it held, another program has emptied it: {marker.WAY_OUT}"
+        return CacheCorrupted(f"the database in {self.path} has lost {what}")
 
     def _under_lock(self, work: Callable[[], None]) -> None:
         """Do what is no transaction of ours as the only writer."""
@@ -280,7 +282,7 @@ class Rows:
         if type(key) is not str or type(payload) is not bytes:
             raise TypeError(f"a row is bytes under a str, not {type(payload).__name__} under {type(key).__name__}")
         now, summed = time.time(), checksum(key, payload)
-        self._write(_UPSERT, (key, now, now, summed.to_bytes(_CHECKSUM_BYTES, "big") + payload))
+        self._write(_UPSERT, (key, now, now, summed.to_bytes(CHECKSUM_BYTES, "big") + payload))
         return summed
 
     def delete_row(self, key: str) -> None:
@@ -314,9 +316,9 @@ class Rows:
         total = 0
         for key, mode, filename, value in found:  # `_checked`, spelled out: a long log is ten thousand rows
             if mode == raw and filename is None and type(value) is bytes:
-                payload = value[_CHECKSUM_BYTES:]
+                payload = value[CHECKSUM_BYTES:]
                 summed = crc32(payload, crc32(key.encode()))
-                if value[:_CHECKSUM_BYTES] == summed.to_bytes(_CHECKSUM_BYTES, "big"):
+                if value[:CHECKSUM_BYTES] == summed.to_bytes(CHECKSUM_BYTES, "big"):
                     rows.append((key[cut:], payload))
                     total += summed
                     continue
@@ -365,25 +367,11 @@ class Rows:
     def _checked(self, key: str, mode: int, filename: str | None, value: Any) -> bytes:
         payload = intact(key, mode, filename, value)
         if payload is None:
+            others = "" if key == STORE else "other procedures are not affected; "
             raise CacheCorrupted(
-                f"row {unquote(key)!r} in {self.path} does not match its checksum; other procedures are not affected; "
-                f"{directories.REPAIR}"
+                f"row {unquote(key)!r} in {self.path} does not match its checksum; {others}{directories.REPAIR}"
             )
         return payload
-
-
-def intact(key: str, mode: int, filename: str | None, value: Any) -> bytes | None:
-    """The payload of a row as the database has it; None for one that is not as it was written."""
-    if mode == MODE_RAW and filename is None and isinstance(value, bytes):
-        payload: bytes = value[_CHECKSUM_BYTES:]
-        if value[:_CHECKSUM_BYTES] == checksum(key, payload).to_bytes(_CHECKSUM_BYTES, "big"):
-            return payload
-    return None
-
-
-def checksum(key: str, payload: bytes) -> int:
-    """Over key and payload, so that a row that ended up under another key is noticed too."""
-    return zlib.crc32(payload, zlib.crc32(key.encode()))
 
 
 def _range(prefix: str, start: str = "", end: str | None = None) -> tuple[str, str]:

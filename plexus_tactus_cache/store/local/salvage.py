@@ -11,13 +11,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import mmap
 import os
 import shutil
-import sqlite3
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -25,27 +24,27 @@ import orjson
 
 from plexus_tactus_cache.document.encoded import Document, EntryRecord, Part, unpack
 from plexus_tactus_cache.document.reports import RepairReport
-from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy
+from plexus_tactus_cache.errors import CacheCorrupted, LocalStoreError, StoreBusy, StoreReadOnly
 from plexus_tactus_cache.reconcile.journal import ConflictRecord, log_record
 from plexus_tactus_cache.store.contract import Header, Pending
 from plexus_tactus_cache.store.local import directory as directories
 from plexus_tactus_cache.store.local import marker
-from plexus_tactus_cache.store.local.connecting import Connection, connected, uri
-from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG
+from plexus_tactus_cache.store.local.checksums import checksum
+from plexus_tactus_cache.store.local.directory import DATABASE, INDEX, JOURNAL, LOG, REPAIRED
 from plexus_tactus_cache.store.local.examine import examine
 from plexus_tactus_cache.store.local.lease import LeaseFile
 from plexus_tactus_cache.store.local.lock import Ticket, WriterLock
 from plexus_tactus_cache.store.local.marker import FORMATS, Marker
+from plexus_tactus_cache.store.local.pages import Pages, Row
 from plexus_tactus_cache.store.local.parts import OF_DOCUMENTS, Tally, header_and_tally_of
-from plexus_tactus_cache.store.local.rows import STORE, checksum, intact
+from plexus_tactus_cache.store.local.rows import STORE
 from plexus_tactus_cache.store.local.store import LocalStore
 
-_NEW, _ASIDE = "repaired-", "damaged-"  # directories, while and after a store is repaired
+_ASIDE = "damaged-"  # a directory, after a store was repaired
 _FILES = (DATABASE, LOG, INDEX, JOURNAL)
 _PATIENCE = 5.0  # seconds for others to stop writing
 _NOT_COPIED = frozenset({STORE, "documents", "lease", "request", "conflicts", "conflict-of", "same"})  # made anew
 _WITHOUT_BASE = frozenset({"base", "history", "old", "inline", "outbox"})
-_FARTHEST = 2**48  # no row has a number beyond it
 Found = dict[str, bytes]  # rows of one document by key, those that are as they were written
 
 
@@ -58,6 +57,8 @@ def salvage(directory: Path, now: float) -> RepairReport:
     why = marker.take(directory)
     if why is not None:
         raise LocalStoreError(f"{why}: it cannot be repaired there")
+    if not (directory / marker.MARKER).exists():
+        _refuse_foreign(directory)
     lock, ticket = WriterLock(directory), Ticket()
     try:
         lock.acquire(ticket, time.monotonic() + _PATIENCE)
@@ -76,12 +77,12 @@ def _salvage(directory: Path, now: float) -> RepairReport:
     if all(finding.level != "damage" for finding in examine(directory, now)):
         return RepairReport(aside=None)
     stamp = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    new, aside = directory / f"{_NEW}{stamp}", directory / f"{_ASIDE}{stamp}"
+    new, aside = directory / f"{REPAIRED}{stamp}", directory / f"{_ASIDE}{stamp}"
     if aside.exists():
         raise LocalStoreError(f"{aside} is there already: repair it a second later")
     copied = directories.copy(directory)
     try:
-        with _Damaged(copied / DATABASE) as damaged:
+        with _Damaged(copied) as damaged:
             found = _into(new, damaged, _marker(directory), aside, now)
         _swap(directory, new, aside)
     except BaseException:
@@ -90,6 +91,17 @@ def _salvage(directory: Path, now: float) -> RepairReport:
     finally:
         shutil.rmtree(copied)
     return found
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Raises StoreReadOnly where no row is of ours: before anything is made there."""
+    copied = directories.copy(directory)
+    try:
+        with _Damaged(copied) as found:
+            if not found.has_rows:
+                raise StoreReadOnly(f"no store of ours is in {directory}: nothing is repaired there")
+    finally:
+        shutil.rmtree(copied)
 
 
 def _marker(directory: Path) -> Marker | None:
@@ -123,8 +135,8 @@ def _move(name: str, source: Path, target: Path) -> None:
 
 
 def _undo_what_was_cut_short(directory: Path) -> None:
-    for new in directory.glob(f"{_NEW}*"):
-        aside = directory / f"{_ASIDE}{new.name.removeprefix(_NEW)}"
+    for new in directory.glob(f"{REPAIRED}*"):
+        aside = directory / f"{_ASIDE}{new.name.removeprefix(REPAIRED)}"
         if aside.exists() and (new / DATABASE).exists():  # else the repair was done, but for deleting this
             for name in reversed(_FILES):
                 _move(name, aside, directory)
@@ -220,10 +232,10 @@ class _Document:
 
     def _is_whole(self) -> bool:
         """But for its place in the outbox, which it can have anew."""
-        if self._lost:
-            return False
+        if self._tally is None:
+            return not self._lost
         counted = self._counted()
-        if self._tally is None or self._tally == counted:
+        if self._tally == counted:
             return True
         has_place = f"outbox/{self._name}" in self._found
         lacks_place = self._header is not None and self._header.queued and not has_place
@@ -305,32 +317,45 @@ class _Document:
 class _Damaged:
     """A database of which some pages cannot be read, some rows are not as they were written, some are gone."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._numbers: dict[str, int] = {}
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
 
     def __enter__(self) -> _Damaged:
-        self._connection: Connection | None = None
-        try:
-            if self._file.exists():
-                self._connection = connected(uri(self._file, "mode=rw"), self._file)
-                self._connection.text_factory = lambda text: text.decode(errors="replace")
-        except sqlite3.Error:
-            pass  # then there is nothing to be read
+        self._file = self._mapped()
+        self._newest: dict[str, Row] = {}
+        for row in Pages(self._file, self._log()).rows():
+            known = self._newest.get(row.key)
+            if known is None or (row.payload is not None, row.stored) > (known.payload is not None, known.stored):
+                self._newest[row.key] = row
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        if isinstance(self._file, mmap.mmap):
+            self._file.close()
+
+    def _mapped(self) -> mmap.mmap | bytes:
+        """The copy is ours alone: nothing happens to it while it is mapped."""
+        if not directories.has_database(self._directory):
+            return b""
+        with (self._directory / DATABASE).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def _log(self) -> bytes:
+        try:
+            return (self._directory / LOG).read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether any is as it was written."""
+        return any(row.payload is not None for row in self._newest.values())
 
     def keys(self) -> tuple[dict[str, list[str]], list[str]]:
         """The keys of all rows that can be found: of each document, by its quoted name, and the others."""
-        for key, number in self._walk():
-            if isinstance(key, str):
-                self._numbers[key] = number
         named: dict[str, list[str]] = defaultdict(list)
         others = []
-        for key in self._numbers:
+        for key in self._newest:
             kind, _, rest = key.partition("/")
             if kind == "due":
                 named.setdefault(rest.partition("/")[2], [])
@@ -340,45 +365,7 @@ class _Damaged:
                 others.append(key)
         return named, others
 
-    def _walk(self) -> Iterator[tuple[str, int]]:
-        """By the index, and by the table: what one cannot find the other may."""
-        yield from self._all("SELECT key, rowid FROM Cache WHERE raw = 1 AND key > '' ORDER BY key")
-        number = 0
-        while number < _FARTHEST:
-            last = number
-            for key, found in self._all("SELECT key, rowid FROM Cache WHERE rowid > ? AND raw = 1", number):
-                last = found
-                yield key, found
-            if last == number:  # at the end, or before a page that cannot be read: further off there may be more
-                step = 1
-                while step < _FARTHEST and not self._some(number + step):
-                    step *= 2
-                if step >= _FARTHEST:
-                    return
-                number += step - 1
-            else:
-                number = last
-
-    def _some(self, number: int) -> bool:
-        return any(True for _ in self._all("SELECT key, rowid FROM Cache WHERE rowid > ? LIMIT 1", number))
-
-    def _all(self, statement: str, *values: int) -> Iterator[tuple[str, int]]:
-        """As far as they can be read."""
-        if self._connection is None:
-            return
-        try:
-            yield from self._connection.execute(statement, values)
-        except sqlite3.Error:
-            return
-
     def row(self, key: str) -> bytes | None:
         """What was written under `key`; None for what is damaged, or not there."""
-        if self._connection is None:
-            return None
-        try:
-            found = self._connection.execute(
-                "SELECT mode, filename, CAST(value AS BLOB) FROM Cache WHERE rowid = ?", (self._numbers.get(key, -1),)
-            ).fetchone()
-        except sqlite3.Error:
-            return None
-        return None if found is None else intact(key, *found)
+        found = self._newest.get(key)
+        return None if found is None else found.payload
