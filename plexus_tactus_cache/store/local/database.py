@@ -169,8 +169,6 @@ class Database:
 
         A thread that waits for the writer's lock is not inside.
         """
-        if forks.is_interrupted(self.file):
-            return
         self._holds = True
         self._slots_lock.acquire()
         for slot in list(self._slots):

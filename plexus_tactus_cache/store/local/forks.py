@@ -59,9 +59,12 @@ def is_interrupted(file: Path | None = None) -> bool:
 
 def _before() -> None:
     opening.acquire(blocking=not is_interrupted())  # who opens may wait for what this thread has
-    _held.extend(_known)
-    for one in _held:  # an interrupt ends this, and Python forks all the same: `go_on` finds out what is held
-        one.hold_still()
+    known = list(_known)
+    torn = {one.file for one in known if one.is_interrupted()}  # before any is held, which looks the same
+    for one in known:  # an interrupt ends this, and Python forks all the same: `go_on` finds out what is held
+        if one.file not in torn:
+            _held.append(one)
+            one.hold_still()
 
 
 def _after_in_parent() -> None:
