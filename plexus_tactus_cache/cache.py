@@ -222,7 +222,7 @@ class ProcedureCache:
         """
         self.check_open()
         record = creation_fields(account_id, name, fields)
-        return create(self._store, record, time.time(), self.settings.push_interval)
+        return create(self._store, record, time.time(), self.settings.push_interval, self.documents.transaction)
 
     def conflicts(self, *, resolved: bool = False) -> list[Conflict]:
         """The values that reconciling set aside, oldest first; with `resolved` those that were dealt with."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from plexus_tactus_cache.document.encoded import Document
 from plexus_tactus_cache.document.plain import Encoded
+from plexus_tactus_cache.store.at_once import Call
 from plexus_tactus_cache.store.contract import Header
 from plexus_tactus_cache.store.live_object import Delta, Edit, LiveDocument
 
@@ -57,8 +58,7 @@ class MemoryDocuments:
         with self._lock:
             live, _ = self._of(procedure_id)
             delta = edit.extend(live, live.delta())
-            edit.show(live)
-            self._acknowledge(live, delta)
+            self._acknowledge(live, delta, *edit.show(live))
 
     def set_status(self, procedure_id: str, status: str, waiting_on_message_id: str | None) -> None:
         with self._lock:
@@ -69,5 +69,5 @@ class MemoryDocuments:
             self._of(procedure_id)[0].note_state(key, value, encoded)
 
     @staticmethod
-    def _acknowledge(live: LiveDocument, delta: Delta) -> None:
-        live.acknowledge(delta, Header(log_length=len(live.metadata.execution_log)))
+    def _acknowledge(live: LiveDocument, delta: Delta, *calls: Call) -> None:
+        live.acknowledge(delta, Header(log_length=len(live.metadata.execution_log)), *calls)

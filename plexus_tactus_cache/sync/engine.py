@@ -212,8 +212,12 @@ class SyncEngine:
             if token is None or base is None or base["updated_at"] != token:
                 self._store.put_pending(procedure_id, pending._replace(reread=True, look=False))
                 return False
+            try:
+                header = self._store.header(procedure_id)
+            except CacheCorrupted:
+                self._store.put_pending(procedure_id, pending._replace(reread=True))
+                return False  # Plexus has all of it
             self._store.drop_pending(procedure_id)
-            header = self._store.header(procedure_id)
             if header is not None:
                 self._store.put_header(procedure_id, header._replace(queued=False))
             return True

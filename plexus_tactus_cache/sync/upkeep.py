@@ -11,6 +11,7 @@ from plexus_tactus_cache.document.encoded import Changes
 from plexus_tactus_cache.errors import CacheCorrupted, ProcedureNotFound, StillNeeded
 from plexus_tactus_cache.store.contract import Lease, Store
 
+Transaction = Callable[[str, Callable[[], None]], None]
 Unmoved = Callable[[Sequence[str]], list[str]]
 
 _AT_ONCE = 50
@@ -18,9 +19,12 @@ _AT_ONCE = 50
 log = logging.getLogger("plexus_tactus_cache")
 
 
-def create(store: Store, record: dict[str, Any], now: float, delay: float) -> str:
-    """A new document, for a record that is created with these fields at the next sync: its id. In a transaction of its
-    own."""
+def create(store: Store, record: dict[str, Any], now: float, delay: float, transaction: Transaction) -> str:
+    """A new document, for a record that is created with these fields at the next sync: its id.
+
+    Args:
+        transaction: one whose failure shows in the cache's status.
+    """
     fields = dict(record)
     status, message = fields.pop("status", None), fields.pop("waitingOnMessageId", None)
     procedure_id = str(uuid.uuid4())
@@ -29,7 +33,7 @@ def create(store: Store, record: dict[str, Any], now: float, delay: float) -> st
         store.put_creation(procedure_id, fields)
         store.write(procedure_id, Changes(status=None if status is None else (status, message)), now, delay)
 
-    store.transaction(procedure_id, work)
+    transaction(procedure_id, work)
     return procedure_id
 
 
