@@ -80,7 +80,11 @@ class Foreground:
         if not self._passing.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return None
 
+        began = False
+
         def run() -> SyncReport:
+            nonlocal began
+            began = True
             try:
                 return self._engine.run_once(time.time(), force=True, lease=lease)
             except LeaseLost as error:
@@ -96,10 +100,11 @@ class Foreground:
             return within(max(0.0, deadline - time.monotonic()), run, "plexus-tactus-cache-sync")
         except TimeoutError:
             return None
-        except OutOfResources as error:  # `run` was not called
-            if self._thread is None:
-                self._leadership.release()
-            self._passing.release()
+        except OutOfResources as error:
+            if not began:  # there was no thread for it
+                if self._thread is None:
+                    self._leadership.release()
+                self._passing.release()
             return SyncReport(pending=pending(self._store), errors=(str(error),))
 
     def flush(self, wanted: dict[str, int], timeout: float) -> bool:

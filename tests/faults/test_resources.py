@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import OpenCache
 from helpers import append, eventually, remote_state
-from processes import Process, opened, script
+from processes import Process, ProcessError, opened, script
 
 from plexus_tactus_cache import OutOfResources, ProcedureCache, RemoteUnavailable
 from plexus_tactus_cache.testing.simulator import Simulator
@@ -117,6 +117,19 @@ def process(plexus: Simulator, tmp_path: Path) -> Any:
         "    thread = threading.Thread(target=run)\n    thread.start()\n    thread.join()\n    return found[0]",
     ) as running:
         yield running
+
+
+@pytest.mark.parametrize("more", range(4))
+def test_a_pass_with_few_descriptors(process: Process, plexus: Simulator, more: int) -> None:
+    process.do(f"storage.state_set('p', 'few', {more})")
+    process.do(f"limit({more})")
+    try:
+        process.do("report = cache.sync(2)")
+    except ProcessError as error:
+        assert error.kind == "OutOfResources"  # noqa: PT017 - an answer is fine too
+    process.do("limit(None)")
+    assert process.do("cache.flush(60)")
+    assert remote_state(plexus, "p")["few"] == more
 
 
 def test_a_thread_for_whose_connection_there_is_no_descriptor(process: Process, tmp_path: Path) -> None:
