@@ -210,7 +210,7 @@ class SyncEngine:
                 return True  # it was written here meanwhile: that goes its own way
             base = self._store.base(procedure_id)
             if token is None or base is None or base["updated_at"] != token:
-                self._store.put_pending(procedure_id, pending._replace(reread=True, look=False))
+                self._store.put_pending(procedure_id, pending._replace(reread=True))
                 return False
             try:
                 header = self._store.header(procedure_id)
