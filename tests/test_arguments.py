@@ -329,7 +329,7 @@ def test_the_procedures_that_live_in_memory(cache: ProcedureCache) -> None:
     with pytest.raises(InvalidArgument, match="key"):
         storage.state_set("builtin:x", "\ud800", 1)
     with pytest.raises(InvalidArgument, match="status"):
-        storage.update_procedure_status("builtin:x", 3)  # type: ignore[arg-type]
+        storage.update_procedure_status("builtin:x", 3)  # type: ignore[arg-type]  # that is the test
     with pytest.raises(InvalidArgument, match="name"):
         storage.checkpoint_save("builtin:x", "\ud800", 1)
     with pytest.raises(InvalidArgument, match="replay_index"):
@@ -554,7 +554,7 @@ def test_subclasses_of_text(plexus: Simulator, open_cache: OpenCache) -> None:
     assert list(record["metadata"]["checkpoints"]) == ["WAITING_FOR_HUMAN"]
     live = storage.load_procedure_metadata("p")
     assert type(live.status) is str
-    live.status = Plain.RUNNING  # type: ignore[assignment]
+    live.status = Plain.RUNNING  # type: ignore[assignment]  # that is the test
     storage.save_procedure_metadata(live)
     assert (live.status, cache.procedures()[0].status) == ("RUNNING", "RUNNING")
 

@@ -19,7 +19,7 @@ what a record was: the *history*. The base of a merge is the newest snapshot of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -115,23 +115,22 @@ class History:
 
     def base_of(self, lineage: Lineage | None, push_id: str | None) -> Chosen:
         """The base for a record. No lineage: it has none; `push_id`: of the push that it says it is, if it says so."""
-        newer: list[str] = []
+        if lineage is not None:
+            found = self._newest(lambda one: includes(lineage, one.lineage))
+            return found or Chosen(self.base, True, self.base is None)
+        landed = self._newest(lambda one: one.id == push_id)
+        # else its writer dropped what he does not know, or had read it before we first pushed
+        return landed or self._newest(lambda one: not one.lineage) or Chosen(self.base, True, True)
+
+    def _newest(self, fits: Callable[[Snapshot], bool]) -> Chosen | None:
+        """The newest snapshot that fits."""
         unanswered = {one.id for one in self.pushes}
+        newer: list[str] = []
         for one in reversed(self.snapshots):
-            if one.id == push_id if lineage is None else includes(lineage, one.lineage):
+            if fits(one):
                 return Chosen(one, unanswered.issuperset(newer), True)
             newer.append(one.id)
-        if lineage is None:  # its writer dropped what he does not know, or had read it before we first pushed
-            return self._without_lineage()
-        return Chosen(self.base, True, self.base is None)
-
-    def _without_lineage(self) -> Chosen:
-        newer: list[str] = []
-        for one in reversed(self.snapshots):
-            if not one.lineage:
-                return Chosen(one, {push.id for push in self.pushes}.issuperset(newer), True)
-            newer.append(one.id)
-        return Chosen(self.base, True, True)
+        return None
 
     def sending(self, push: Snapshot) -> History:
         """With a push that is about to be sent; one of the same id is the same content again."""

@@ -22,7 +22,7 @@ from plexus_tactus_cache.remote.failures import Failure, FailureClass, RequestFa
 from plexus_tactus_cache.remote.records import Procedures, Update
 from plexus_tactus_cache.settings import CacheSettings
 from plexus_tactus_cache.store.contract import Lease, Pending, Store
-from plexus_tactus_cache.sync.reconciler import base_of, history_of
+from plexus_tactus_cache.sync.reconciler import history_of, remembered
 
 log = logging.getLogger("plexus_tactus_cache")
 
@@ -79,7 +79,7 @@ class Pushes:
     def prepare(self, procedure_id: str, now: float) -> Push | None:
         """Take a snapshot of a document and make its push; None when there is nothing to push. Raises TooLarge."""
         found = self._store.read(procedure_id)
-        base, history = base_of(self._store, procedure_id), history_of(self._store, procedure_id)
+        history, base = remembered(self._store, procedure_id)
         creation = self._store.creation(procedure_id) if base is None else None
         if found is None or (base is None and creation is None):
             return None
@@ -241,14 +241,16 @@ class Pushes:
         header = self._store.header(procedure_id)
         if header is None:
             return
-        clean = header.version == push.version
-        header = header._replace(pushed=max(header.pushed, push.version), queued=True)
-        self._store.put_header(procedure_id, header)
         history = history_of(self._store, procedure_id)
         if push.snapshot.id not in {one.id for one in history.snapshots}:
             self._store.update_pending(procedure_id, now, reread=True, look=False)
             return  # it was forgotten while this was on its way, and is another one now
-        self._put_history(procedure_id, history.confirmed(push.snapshot.id))
+        clean = header.version == push.version
+        header = header._replace(pushed=max(header.pushed, push.version), queued=True)
+        self._store.put_header(procedure_id, header)
+        confirmed = history.confirmed(push.snapshot.id)
+        if len(confirmed.snapshots) < len(history.snapshots):  # else it is stored as it is: a long log is a large row
+            self._put_history(procedure_id, confirmed)
         self._store.put_base(procedure_id, Base(updated_at, push.snapshot, push.update.base.foreign).to_json())
         uploads = self._store.uploads(procedure_id)
         kept = {one.key for one in push.placement.attachments.values()}

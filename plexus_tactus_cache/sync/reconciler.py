@@ -52,14 +52,13 @@ class Reconciler:
     def _reconcile(self, procedure_id: str, remote: Remote | None, now: float) -> Reconciled:
         found = self._read(procedure_id, remote, now)
         header, local = found or (self._store.unknown(), Document())
-        base = base_of(self._store, procedure_id)
+        history, base = remembered(self._store, procedure_id)
         pending = self._store.pending(procedure_id)
         creating = self._store.creation(procedure_id) is not None
         created = not creating or (pending is not None and pending.reread)  # a create met a record of that id
         doubtful = found is not None and created and _stale(base, remote)
         if doubtful and self._still_doubtful(procedure_id, pending, now):
             return Reconciled()
-        history = history_of(self._store, procedure_id)
         chosen = Chosen(history.base, True, True)
         if remote is not None and remote.envelope.problem is None and not remote.envelope.absent:
             chosen = history.base_of(remote.envelope.lineage, remote.envelope.push_id)
@@ -217,17 +216,19 @@ class Reconciler:
         return True
 
 
+def remembered(store: Store, procedure_id: str) -> tuple[History, Base | None]:
+    """What is remembered of a document's record, and what of it Plexus last confirmed, or showed."""
+    stored = store.base(procedure_id)
+    history = history_from_json(store.history(procedure_id), None if stored is None else stored["id"])
+    snapshot = history.base
+    if stored is None or snapshot is None:
+        return history, None
+    return history, Base(stored["updated_at"], snapshot, stored["foreign"])
+
+
 def history_of(store: Store, procedure_id: str) -> History:
     """What is remembered of a document's record."""
-    stored = store.base(procedure_id)
-    return history_from_json(store.history(procedure_id), None if stored is None else stored["id"])
-
-
-def base_of(store: Store, procedure_id: str) -> Base | None:
-    """What Plexus last confirmed of a document, or showed."""
-    stored = store.base(procedure_id)
-    snapshot = None if stored is None else history_of(store, procedure_id).base
-    return None if stored is None or snapshot is None else Base(stored["updated_at"], snapshot, stored["foreign"])
+    return remembered(store, procedure_id)[0]
 
 
 def _with_status(before: Digests, last: Base | None, remote: Remote | None) -> Digests:

@@ -9,7 +9,7 @@ from typing import Any
 
 from plexus_tactus_cache.document.encoded import Changes
 from plexus_tactus_cache.errors import CacheCorrupted, ProcedureNotFound, StillNeeded
-from plexus_tactus_cache.store.contract import Lease, Store
+from plexus_tactus_cache.store.contract import Header, Lease, Store
 
 Transaction = Callable[[str, Callable[[], None]], None]
 Unmoved = Callable[[Sequence[str]], list[str]]
@@ -68,23 +68,20 @@ def forget(
         raise StillNeeded(procedure_id, "its record in Plexus is not as it was left")
 
     def work() -> None:
-        if store.header(procedure_id) is None and store.forgotten(procedure_id) is None:
+        header, base = store.header(procedure_id), store.base(procedure_id)
+        if header is None and (not discard or store.forgotten(procedure_id) is None):
             raise ProcedureNotFound(procedure_id, f"it is not in {store.location}")
-        base = store.base(procedure_id)
-        if not discard:
-            why = _still_needed(store, procedure_id)
-            if why is not None:
-                raise StillNeeded(procedure_id, why)
+        why = _still_needed(store, procedure_id, header) if header is not None and not discard else None
+        if why is not None:
+            raise StillNeeded(procedure_id, why)
         store.forget(procedure_id, token=None if discard or base is None else base["updated_at"])
 
     store.transaction(procedure_id, work, lease=lease)
 
 
-def _still_needed(store: Store, procedure_id: str) -> str | None:
+def _still_needed(store: Store, procedure_id: str, header: Header) -> str | None:
     """Why it must not go."""
-    header, pending = store.header(procedure_id), store.pending(procedure_id)
-    if header is None:
-        raise ProcedureNotFound(procedure_id, f"it is not in {store.location}")
+    pending = store.pending(procedure_id)
     if pending is not None and pending.parked is not None:
         return f"it is parked: {pending.parked}"
     if header.dirty or (pending is not None and not pending.look):

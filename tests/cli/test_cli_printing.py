@@ -191,7 +191,7 @@ def test_errors(plexus: Simulator, open_cache: OpenCache, tmp_path: Path) -> Non
 
         def execute(self, query: str, variables: Any = None) -> Any:
             error = Exception(HOSTILE)
-            error.errors = [{"message": HOSTILE + HALF, "errorType": HOSTILE}]  # type: ignore[attr-defined]
+            error.errors = [{"message": HOSTILE + HALF, "errorType": HOSTILE}]  # type: ignore[attr-defined]  # as gql's errors have
             raise error
 
     other = open_cache("other", client=Hostile(), background=False)

@@ -105,7 +105,7 @@ def test_an_interrupt_at_every_place_of_a_write(cache: ProcedureCache, other: Pr
             storage.checkpoint_clear_all("p")
         prepare(storage, at)
         before = picture(referee.load_procedure_metadata("p"))
-        reached = interrupted(lambda: call(storage, at), at)  # noqa: B023
+        reached = interrupted(lambda: call(storage, at), at)  # noqa: B023 - it is called before the next round
         after = picture(referee.load_procedure_metadata("p"))
         again = at % 2 == 0  # the same call once more, or another one that must not apply what did not happen
         if again:
@@ -143,7 +143,7 @@ def test_a_save_after_an_interrupt_at_every_place_undoes_nothing(
         if len(held.execution_log) > 20:
             storage.checkpoint_clear_all("p")
         prepare(storage, at)
-        reached = interrupted(lambda: call(storage, at), at)  # noqa: B023
+        reached = interrupted(lambda: call(storage, at), at)  # noqa: B023 - it is called before the next round
         if others:
             change_elsewhere(referee, at)
         before = picture(referee.load_procedure_metadata("p"))
@@ -184,7 +184,7 @@ def test_an_interrupt_at_every_place_of_a_first_load(tmp_path: Path) -> None:
     for at in itertools.count(1):
         with ProcedureCache(None, tmp_path / "store", fast(durability="normal")) as cache:
             storage = cache.storage("p")
-            reached = interrupted(lambda: storage.load_procedure_metadata("p"), at)  # noqa: B023
+            reached = interrupted(lambda: storage.load_procedure_metadata("p"), at)  # noqa: B023 - it is called before the next round
             assert picture(storage.load_procedure_metadata("p"))[:2] == ([(None, "one")], {"k": 1})
         if not reached:
             break

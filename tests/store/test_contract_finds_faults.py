@@ -53,7 +53,7 @@ class LeaksARow(LocalStore):
             written.append((key, payload))
             return checksum
 
-        self.rows.write_row = noting  # type: ignore[method-assign]
+        self.rows.write_row = noting  # type: ignore[method-assign]  # the fault
         try:
             return super().transaction(procedure_ids, work, lease=lease)
         except BaseException:
@@ -216,7 +216,7 @@ class DropsByPattern(LocalStore):
 
     def __init__(self, directory: Path, **options: Any) -> None:
         super().__init__(directory, **options)
-        self.rows.delete_range = self._delete_alike  # type: ignore[method-assign]
+        self.rows.delete_range = self._delete_alike  # type: ignore[method-assign]  # the fault
 
     def _delete_alike(self, prefix: str, start: str = "") -> None:
         pattern = "DELETE FROM Cache WHERE raw = 1 AND key LIKE ? || '%' AND key >= ?"
@@ -254,7 +254,7 @@ class TakesNothingBack(LocalStore):
     def lease(self, who: str) -> Lease | None:
         found = super().lease(who)
         if isinstance(found, LocalLease):
-            found.release = partial(self._lease_file.let_go, found.generation)  # type: ignore[method-assign]
+            found.release = partial(self._lease_file.let_go, found.generation)  # type: ignore[method-assign]  # the fault
         return found
 
 
@@ -272,7 +272,7 @@ class BeatsInTurn(LocalStore):
         found = super().lease(who)
         if isinstance(found, LocalLease):
             beat = found.beat
-            found.beat = lambda: self.transaction((), beat)  # type: ignore[method-assign]
+            found.beat = lambda: self.transaction((), beat)  # type: ignore[method-assign]  # the fault
         return found
 
 

@@ -218,7 +218,7 @@ def test_a_child_of_any_moment_of_a_use_corrupts_nothing(directory: Path) -> Non
             rows.read_row("parent")
             rows.release_thread()
 
-        reached = at_event(at, lambda: waits.append(fork(child)), use)  # noqa: B023
+        reached = at_event(at, lambda: waits.append(fork(child)), use)  # noqa: B023 - it is called before the next round
         put(rows, "after", b"x" * 5000)
         os.write(forked, b"x")
         outcomes = [wait() for wait in waits]
@@ -249,7 +249,7 @@ def test_a_child_that_goes_on_with_the_use_it_was_forked_in(directory: Path) -> 
                 os.read(handle, 1)
 
         try:
-            reached = at_event(at, go_on, lambda: put(rows, "parent", str(at).encode()))  # noqa: B023
+            reached = at_event(at, go_on, lambda: put(rows, "parent", str(at).encode()))  # noqa: B023 - it is called before the next round
         except BaseException as error:
             if os.getpid() == parent:
                 raise
@@ -288,8 +288,8 @@ def test_a_child_of_any_moment_of_an_opening_corrupts_nothing(directory: Path) -
 
         reached = at_event(
             at,
-            lambda: waits.append(fork(child)),  # noqa: B023
-            lambda: opened.append(open_rows(place, lock_timeout=PATIENCE)),  # noqa: B023
+            lambda: waits.append(fork(child)),  # noqa: B023 - it is called before the next round
+            lambda: opened.append(open_rows(place, lock_timeout=PATIENCE)),  # noqa: B023 - it is called before the next round
         )
         rows = opened[0]
         put(rows, "parent")

@@ -326,7 +326,7 @@ def test_a_write_that_is_interrupted_while_another_process_writes(
     other.kill()
     second = open_rows(directory, lock_timeout=2)
     put(second, "c")
-    in_thread(lambda: put(rows, "d") or True)  # type: ignore[func-returns-value]
+    in_thread(lambda: put(rows, "d") or True)  # type: ignore[func-returns-value]  # None, and then True
     put(rows, "e")
     assert [second.read_row(key) for key in "abcde"] == [None, None, b"x", b"x", b"x"]
     second.close()

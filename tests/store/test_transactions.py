@@ -111,7 +111,7 @@ def test_a_nested_failure_that_is_caught_leaves_all_or_nothing(rows: Rows, failu
 def test_a_snapshot_sees_one_state_while_others_write(rows: Rows, directory: Path) -> None:
     def look() -> None:
         assert rows.read_row("a") == b"1"
-        in_thread(lambda: put(rows, "b", b"2") or True)  # type: ignore[func-returns-value]
+        in_thread(lambda: put(rows, "b", b"2") or True)  # type: ignore[func-returns-value]  # None, and then True
         put(other, "c", b"2")
         assert rows.read_row("b") == b"1"
         assert rows.scan("c") == []
@@ -185,7 +185,7 @@ def test_a_thread_that_ends_takes_its_connection_along(rows: Rows, directory: Pa
     """At once: until the collector comes, a fork would inherit it, and no close would be the last."""
     gc.disable()
     try:
-        in_thread(lambda: put_all(rows, {"a": b"1"}) or True)  # type: ignore[func-returns-value]
+        in_thread(lambda: put_all(rows, {"a": b"1"}) or True)  # type: ignore[func-returns-value]  # None, and then True
         assert (directory / LOG).exists()
         rows.close()
         assert not (directory / LOG).exists()  # as the last connection to close leaves it

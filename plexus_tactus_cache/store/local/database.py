@@ -160,9 +160,10 @@ class Database:
     def is_interrupted(self) -> bool:
         """Whether this thread is in the middle of a use of it, or waits for its turn to."""
         slot = self._in_order()
-        return (
-            slot.owner is not None or slot.ticket is not None or any(one.lock._is_owned() for one in list(self._slots))  # type: ignore[attr-defined]
-        )
+        if slot.owner is not None or slot.ticket is not None:
+            return True
+        # What a Condition asks, too; typeshed does not know it.
+        return any(one.lock._is_owned() for one in list(self._slots))  # type: ignore[attr-defined]
 
     def hold_still(self) -> None:
         """Wait until no thread is inside SQLite, keep it so, and close every connection.

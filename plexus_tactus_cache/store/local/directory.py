@@ -261,7 +261,7 @@ def make_database(directory: Path, timeout: float) -> None:
         time.sleep(_PAUSE)
 
 
-class _Maker(diskcache.Cache):  # type: ignore[misc]
+class _Maker(diskcache.Cache):  # type: ignore[misc]  # diskcache has no type hints
     """diskcache on a connection of ours, which a fork finds."""
 
     @property
